@@ -1,0 +1,381 @@
+//! One HTTP request, from its head to the end of its answer, as a state machine.
+//!
+//! This folder only puts the stages in order; what they decide is in `policy`, what they
+//! read and write is in `wire`. An exchange holds no body, no secret and no handle, so it
+//! can be stored between any two inputs and go on in another instance.
+
+mod chat;
+mod faults;
+mod operations;
+mod record;
+mod routes;
+mod stream;
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::{
+    policy::{Policy, auth},
+    seam::{DeadlineReason, Input, Moment, Output, RequestHead},
+    wire::failure::{Code, Failure, Language},
+};
+use chat::{Turn, Waiting};
+use record::Story;
+use routes::{Origin, Route};
+use stream::Streaming;
+
+/// The version of the encoded state, its first byte.
+const STATE_VERSION: u8 = 1;
+
+/// Where an exchange stands. Each variant names what it waits for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+enum Phase {
+    /// The request's body.
+    Body,
+    /// The caller's token bucket.
+    Token(Box<Waiting>),
+    /// A whole answer.
+    Answer(Box<Turn>),
+    /// The head of a stream.
+    StreamHead(Box<Turn>),
+    /// The rest of a stream's refusal.
+    StreamRefusal(Box<Turn>, ByteBuf),
+    /// More of a stream.
+    Streaming(Box<Turn>, Box<Streaming>),
+    /// The two probes of `/readyz`.
+    Probes(operations::Probes),
+    /// Nothing.
+    Done,
+}
+
+/// What is known of a request from its head on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Facts {
+    request_id: String,
+    trace_id: String,
+    language: Language,
+    route: Route,
+    started_ms: u64,
+    client: String,
+    origin: Option<Origin>,
+    head_only: bool,
+    body_bytes: u64,
+}
+
+/// The times at which something must happen, in milliseconds since 1970.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Timers {
+    body: Option<u64>,
+    turn: Option<u64>,
+    first_byte: Option<u64>,
+    idle: Option<u64>,
+    heartbeat: Option<u64>,
+}
+
+impl Timers {
+    /// The next one, and whose it is.
+    fn next(&self) -> Option<(u64, DeadlineReason)> {
+        [
+            (self.body, DeadlineReason::Body),
+            (self.turn, DeadlineReason::Turn),
+            (self.first_byte, DeadlineReason::FirstByte),
+            (self.idle, DeadlineReason::Idle),
+            (self.heartbeat, DeadlineReason::Heartbeat),
+        ]
+        .into_iter()
+        .filter_map(|(at, reason)| at.map(|at| (at, reason)))
+        .min_by_key(|(at, _)| *at)
+    }
+}
+
+/// One request. See the [crate's documentation](crate) for how to drive it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Exchange {
+    phase: Phase,
+    facts: Facts,
+    timers: Timers,
+    story: Story,
+    next_id: u32,
+    #[serde(skip)]
+    outputs: VecDeque<Output>,
+}
+
+impl Exchange {
+    /// Begins with a request's head. Drain it.
+    pub fn new(policy: &Policy, head: RequestHead, now: Moment) -> Self {
+        let facts = routes::facts(policy, &head, now);
+        let mut exchange = Self {
+            phase: Phase::Done,
+            facts,
+            timers: Timers::default(),
+            story: Story::default(),
+            next_id: 1,
+            outputs: VecDeque::new(),
+        };
+        exchange.begin(policy, &head, now);
+        exchange.settle();
+        exchange
+    }
+
+    /// Takes in what happened. Drain it afterwards.
+    ///
+    /// An input that nothing waits for is passed over: answers may cross cancellations.
+    pub fn handle_input(&mut self, policy: &Policy, input: Input<'_>, now: Moment) {
+        debug_assert!(self.outputs.is_empty(), "drain before input");
+        match input {
+            Input::ClientGone => self.client_gone(policy, now),
+            Input::Deadline => self.deadline(policy, now),
+            input => self.advance(policy, input, now),
+        }
+        self.settle();
+    }
+
+    /// The next thing to do; `None` when all is done. To be called until then after
+    /// [`Exchange::new`] and after each [`handle_input`](Self::handle_input).
+    #[must_use]
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Whether it is over.
+    pub fn is_done(&self) -> bool {
+        matches!(self.phase, Phase::Done)
+    }
+
+    /// The trace id, for a host's own log lines about this request.
+    pub fn trace_id(&self) -> &str {
+        &self.facts.trace_id
+    }
+
+    /// The state as bytes, to be stored between two inputs.
+    pub fn encode(&self) -> Vec<u8> {
+        debug_assert!(self.outputs.is_empty(), "drain before storing");
+        postcard::to_extend(self, vec![STATE_VERSION]).unwrap_or_default()
+    }
+
+    /// The exchange in those bytes, when they are of this version.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (version, rest) = bytes.split_first()?;
+        (*version == STATE_VERSION).then(|| postcard::from_bytes(rest).ok())?
+    }
+
+    /// The outputs of a host whose module failed at a step: the same error shape, log line
+    /// and end as any other failure. `begun` is the moment of the exchange's begin;
+    /// `streaming` says that a stream's head was sent already.
+    pub fn broken(
+        policy: &Policy,
+        head: &RequestHead,
+        begun: Moment,
+        now: Moment,
+        streaming: bool,
+    ) -> Vec<Output> {
+        let mut exchange = Self {
+            phase: Phase::Done,
+            facts: routes::facts(policy, head, begun),
+            timers: Timers::default(),
+            story: Story::default(),
+            next_id: 1,
+            outputs: VecDeque::new(),
+        };
+        let failure = Failure::new(Code::Internal, "a defect of the gateway; other requests are not touched");
+        if streaming {
+            exchange.story.status = 200;
+            exchange.fail_stream(policy, &failure, String::new(), now);
+        } else {
+            exchange.fail(policy, &failure, now);
+        }
+        exchange.settle();
+        exchange.outputs.into()
+    }
+
+    /// Ends a drain: done, or when to come back.
+    fn settle(&mut self) {
+        if self.is_done() {
+            self.outputs.push_back(Output::Done);
+        } else if let Some((at_ms, reason)) = self.timers.next() {
+            self.outputs.push_back(Output::Deadline { at_ms, reason });
+        }
+    }
+
+    fn begin(&mut self, policy: &Policy, head: &RequestHead, now: Moment) {
+        faults::inject(policy, head);
+        let route = self.facts.route;
+        if let Some(allowed) = routes::preflight(policy, head, route) {
+            return self.respond_empty(policy, 204, allowed, now);
+        }
+        match routes::admit(policy, head, route) {
+            Err((failure, extra)) => self.fail_with(policy, &failure, extra, now),
+            Ok(()) => match route {
+                Route::Chat => {
+                    self.phase = Phase::Body;
+                    self.timers.body = Some(now.unix_ms + policy.deadlines.body);
+                    self.outputs.push_back(Output::ReadBody { limit: policy.limits.body });
+                }
+                Route::Health => self.respond_json(policy, 200, r#"{"status":"live"}"#.into(), now),
+                Route::Version => self.respond_json(policy, 200, operations::version(policy), now),
+                Route::Ready => self.probe(policy, now),
+                Route::Unknown => {}
+            },
+        }
+    }
+
+    /// One input in the phase that waits for it.
+    fn advance(&mut self, policy: &Policy, input: Input<'_>, now: Moment) {
+        match std::mem::replace(&mut self.phase, Phase::Done) {
+            Phase::Body => self.in_body(policy, input, now),
+            Phase::Token(waiting) => self.in_token(policy, waiting, input, now),
+            Phase::Answer(turn) => self.in_answer(policy, turn, input, now),
+            Phase::StreamHead(turn) => self.in_stream_head(policy, turn, input, now),
+            Phase::StreamRefusal(turn, body) => self.in_stream_refusal(policy, turn, body, input, now),
+            Phase::Streaming(turn, streaming) => self.in_stream(policy, turn, streaming, input, now),
+            Phase::Probes(probes) => self.in_probes(policy, probes, input, now),
+            Phase::Done => {}
+        }
+    }
+
+    fn client_gone(&mut self, policy: &Policy, now: Moment) {
+        if self.is_done() {
+            return;
+        }
+        self.cancel();
+        self.story.client_gone = true;
+        self.finish(policy, now);
+    }
+
+    /// The earliest timer has run out, if it really has: a host may come early.
+    fn deadline(&mut self, policy: &Policy, now: Moment) {
+        let Some((at, reason)) = self.timers.next() else { return };
+        if at > now.unix_ms || self.is_done() {
+            return;
+        }
+        match reason {
+            DeadlineReason::Heartbeat => {
+                self.outputs.push_back(Output::Chunk(ByteBuf::from(*b": keep-alive\n\n")));
+                self.timers.heartbeat = Some(now.unix_ms + policy.deadlines.heartbeat);
+            }
+            DeadlineReason::Body => {
+                let message = format!("the body did not arrive within {} s", policy.deadlines.body / 1000);
+                self.fail(policy, &Failure::new(Code::BodyTimeout, message), now);
+            }
+            DeadlineReason::Turn | DeadlineReason::FirstByte | DeadlineReason::Idle => {
+                self.cancel();
+                match std::mem::replace(&mut self.phase, Phase::Done) {
+                    Phase::Probes(probes) => self.probes_done(policy, probes, now),
+                    Phase::Streaming(turn, streaming) => {
+                        self.stream_timed_out(policy, &turn, &streaming, now)
+                    }
+                    phase => {
+                        self.phase = phase;
+                        self.fail(policy, &chat::timed_out(), now);
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_id(&mut self) -> u32 {
+        let id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1);
+        id
+    }
+
+    /// Gives up the fetch that the phase waits for.
+    fn cancel(&mut self) {
+        let id = match &self.phase {
+            Phase::Answer(turn)
+            | Phase::StreamHead(turn)
+            | Phase::StreamRefusal(turn, _)
+            | Phase::Streaming(turn, _) => Some(turn.fetch_id),
+            Phase::Probes(probes) => probes.waiting_fetch(),
+            Phase::Body | Phase::Token(_) | Phase::Done => None,
+        };
+        if let Some(id) = id {
+            self.outputs.push_back(Output::Cancel { id });
+        }
+    }
+
+    /// Headers that every answer has.
+    fn common_headers(&self) -> Vec<(String, String)> {
+        let mut headers: Vec<(String, String)> = vec![
+            ("cache-control".into(), "no-store".into()),
+            ("x-content-type-options".into(), "nosniff".into()),
+            ("x-request-id".into(), self.facts.request_id.clone()),
+            ("x-trace-id".into(), self.facts.trace_id.clone()),
+        ];
+        if let Some(origin) = &self.facts.origin {
+            origin.write(&mut headers);
+        }
+        headers
+    }
+
+    /// Answers with a failure, as a whole response.
+    fn fail(&mut self, policy: &Policy, failure: &Failure, now: Moment) {
+        self.fail_with(policy, failure, Vec::new(), now);
+    }
+
+    fn fail_with(&mut self, policy: &Policy, failure: &Failure, extra: Vec<(String, String)>, now: Moment) {
+        let mut headers = extra;
+        if let Some(seconds) = failure.retry_after_s {
+            headers.push(("retry-after".into(), seconds.to_string()));
+        }
+        self.story.code = Some(failure.code);
+        let body = failure.body(&self.facts.trace_id, self.facts.language);
+        self.respond(policy, failure.code.status(), headers, body, now);
+    }
+
+    fn respond_json(&mut self, policy: &Policy, status: u16, body: String, now: Moment) {
+        self.respond(policy, status, Vec::new(), body, now);
+    }
+
+    /// A whole response with a JSON body.
+    fn respond(
+        &mut self,
+        policy: &Policy,
+        status: u16,
+        extra: Vec<(String, String)>,
+        body: String,
+        now: Moment,
+    ) {
+        let mut headers = self.common_headers();
+        headers.push(("content-type".into(), "application/json; charset=utf-8".into()));
+        headers.push(("content-length".into(), body.len().to_string()));
+        headers.extend(extra);
+        self.story.status = status;
+        self.outputs.push_back(Output::Head { status, headers });
+        if !self.facts.head_only {
+            self.outputs.push_back(Output::Chunk(ByteBuf::from(body.into_bytes())));
+        }
+        self.outputs.push_back(Output::End);
+        self.finish(policy, now);
+    }
+
+    fn respond_empty(&mut self, policy: &Policy, status: u16, extra: Vec<(String, String)>, now: Moment) {
+        let mut headers = self.common_headers();
+        headers.extend(extra);
+        self.story.status = status;
+        self.outputs.push_back(Output::Head { status, headers });
+        self.outputs.push_back(Output::End);
+        self.finish(policy, now);
+    }
+
+    /// Writes the log line and is done.
+    fn finish(&mut self, policy: &Policy, now: Moment) {
+        if let Some(record) = self.story.line(policy, &self.facts, now) {
+            self.outputs.push_back(record);
+        }
+        self.phase = Phase::Done;
+    }
+
+    /// What stands for the caller in stores and logs.
+    fn subject(&self, policy: &Policy, user: Option<&str>) -> String {
+        match user {
+            Some(user) => auth::subject(policy, "user", user),
+            None => auth::subject(policy, "client", &self.facts.client),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,123 @@
+//! The log line of a request: what was decided and how long it took, never what was said.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::time::{Duration, SystemTime};
+
+use super::Facts;
+use crate::{
+    policy::Policy,
+    seam::{Level, Moment, Output},
+    wire::{
+        answer::{Usage, Warning},
+        failure::Code,
+    },
+};
+
+/// What has been learned of a request on its way.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Story {
+    /// The status that was sent; 0 when the client left before.
+    pub status: u16,
+    /// How it failed.
+    pub code: Option<Code>,
+    /// The client left.
+    pub client_gone: bool,
+    /// A keyed hash of the user or address.
+    pub subject: Option<String>,
+    /// The model's name for the client.
+    pub model: Option<String>,
+    /// Whether it was streamed.
+    pub stream: bool,
+    /// The number of attachments.
+    pub attachments: usize,
+    /// When the upstream was asked.
+    pub asked_ms: Option<u64>,
+    /// When it began to answer: of a stream, its first text.
+    pub first_ms: Option<u64>,
+    /// Its status.
+    pub upstream_status: Option<u16>,
+    /// What it cost.
+    pub usage: Option<Usage>,
+    /// What was left out of the request.
+    pub warnings: Vec<Warning>,
+    /// The store failed and the request passed all the same.
+    pub store_failed: bool,
+}
+
+impl Story {
+    /// The line, unless the settings do not want it.
+    pub(super) fn line(&self, policy: &Policy, facts: &Facts, now: Moment) -> Option<Output> {
+        let level = match self.code {
+            Some(code) => code.level(),
+            None if self.store_failed => Level::Error,
+            None => Level::Info,
+        };
+        if level < policy.log_level {
+            return None;
+        }
+        let mut line = Map::new();
+        let mut put = |key: &str, value: Value| line.insert(key.into(), value);
+        put("ts", timestamp(now.unix_ms).into());
+        put("level", level_name(level).into());
+        put("event", "request".into());
+        put("traceId", facts.trace_id.as_str().into());
+        put("requestId", facts.request_id.as_str().into());
+        put("host", policy.host.name.as_str().into());
+        put("env", policy.environment.name().into());
+        put("route", facts.route.name().into());
+        put("status", if self.client_gone { 499 } else { self.status }.into());
+        put("ms", now.unix_ms.saturating_sub(facts.started_ms).into());
+        if let Some(code) = self.code {
+            put("code", code.name().into());
+        }
+        if self.client_gone {
+            put("clientGone", true.into());
+        }
+        if facts.body_bytes > 0 {
+            put("bytesIn", facts.body_bytes.into());
+        }
+        if let Some(subject) = &self.subject {
+            put("subject", subject.as_str().into());
+        }
+        if let Some(model) = &self.model {
+            put("model", model.as_str().into());
+            put("stream", self.stream.into());
+            put("attachments", self.attachments.into());
+        }
+        if let Some(asked) = self.asked_ms {
+            put("queuedMs", asked.saturating_sub(facts.started_ms).into());
+            if let Some(first) = self.first_ms {
+                put("upstreamMs", first.saturating_sub(asked).into());
+            }
+        }
+        if let Some(status) = self.upstream_status {
+            put("upstreamStatus", status.into());
+        }
+        if let Some(usage) = self.usage {
+            put("inputTokens", usage.input.into());
+            put("outputTokens", usage.output.into());
+        }
+        if !self.warnings.is_empty() {
+            put("warnings", self.warnings.iter().map(|warning| Value::from(warning.name())).collect());
+        }
+        if self.store_failed {
+            put("storeFailed", true.into());
+        }
+        Some(Output::Record { level, line: Value::Object(line).to_string() })
+    }
+}
+
+/// RFC 3339 in UTC, to the millisecond.
+fn timestamp(unix_ms: u64) -> String {
+    humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + Duration::from_millis(unix_ms)).to_string()
+}
+
+fn level_name(level: Level) -> &'static str {
+    match level {
+        Level::Debug => "debug",
+        Level::Info => "info",
+        Level::Warn => "warn",
+        Level::Error => "error",
+    }
+}

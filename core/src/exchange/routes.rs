@@ -1,0 +1,252 @@
+//! From a request's head: which route, who is asking, and whether to go on.
+
+use serde::{Deserialize, Serialize};
+
+use super::Facts;
+use crate::{
+    policy::{Origins, Policy, auth},
+    seam::{Moment, RequestHead},
+    wire::failure::{Code, Failure, Language},
+};
+
+/// Headers that a browser may send across origins.
+const ALLOWED_HEADERS: &str = "authorization, content-type, traceparent, x-api-key, x-trace-id";
+/// Headers that a browser may read across origins.
+const EXPOSED_HEADERS: &str =
+    "retry-after, ratelimit-limit, ratelimit-remaining, ratelimit-reset, x-request-id, x-trace-id";
+
+/// What is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Route {
+    Chat,
+    Health,
+    Ready,
+    Version,
+    Unknown,
+}
+
+impl Route {
+    fn of(path: &str) -> Self {
+        match path {
+            "/api/chat" => Self::Chat,
+            "/healthz" => Self::Health,
+            "/readyz" => Self::Ready,
+            "/version" => Self::Version,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// The name in logs: a path that a client made up is not repeated there.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Chat => "/api/chat",
+            Self::Health => "/healthz",
+            Self::Ready => "/readyz",
+            Self::Version => "/version",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    fn methods(self) -> &'static str {
+        match self {
+            Self::Chat => "POST",
+            Self::Health | Self::Ready | Self::Version => "GET, HEAD",
+            Self::Unknown => "",
+        }
+    }
+
+    fn allows(self, method: &str) -> bool {
+        self.methods().split(", ").any(|allowed| allowed == method)
+    }
+}
+
+/// A browser's origin that may read the answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Origin {
+    Any,
+    This(String),
+}
+
+impl Origin {
+    fn allowed(policy: &Policy, head: &RequestHead) -> Option<Self> {
+        let origin = head.header("origin")?;
+        match &policy.origins {
+            Origins::None => None,
+            Origins::Any => Some(Self::Any),
+            Origins::List(list) => {
+                list.iter().any(|item| item == origin).then(|| Self::This(origin.to_owned()))
+            }
+        }
+    }
+
+    pub(super) fn write(&self, headers: &mut Vec<(String, String)>) {
+        let value = match self {
+            Self::Any => "*",
+            Self::This(origin) => origin,
+        };
+        headers.push(("access-control-allow-origin".into(), value.into()));
+        headers.push(("access-control-expose-headers".into(), EXPOSED_HEADERS.into()));
+        headers.push(("vary".into(), "origin".into()));
+    }
+}
+
+/// Everything that the head says.
+pub(super) fn facts(policy: &Policy, head: &RequestHead, now: Moment) -> Facts {
+    let id = auth::hex(&now.entropy);
+    Facts {
+        trace_id: trace_id(head).unwrap_or_else(|| id.clone()),
+        request_id: format!("req_{id}"),
+        language: Language::accepted(head.header("accept-language")),
+        route: Route::of(&head.path),
+        started_ms: now.unix_ms,
+        client: client_address(policy, head),
+        origin: Origin::allowed(policy, head),
+        head_only: head.method == "HEAD",
+        body_bytes: 0,
+    }
+}
+
+/// The client's trace id, when it is one: `X-Trace-Id` first, then W3C `traceparent`.
+fn trace_id(head: &RequestHead) -> Option<String> {
+    let own = head.header("x-trace-id").filter(|id| {
+        (1..=64).contains(&id.len())
+            && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+    });
+    let w3c = || {
+        let id = head.header("traceparent")?.split('-').nth(1)?;
+        let valid = id.len() == 32
+            && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+            && id.bytes().any(|b| b != b'0');
+        valid.then_some(id)
+    };
+    own.or_else(w3c).map(str::to_owned)
+}
+
+/// The address that the request came from, through proxies that are believed.
+fn client_address(policy: &Policy, head: &RequestHead) -> String {
+    let forwarded = head
+        .header("x-forwarded-for")
+        .filter(|_| policy.trusted_proxies.contains(&head.peer))
+        .and_then(|list| list.rsplit(',').next())
+        .map(str::trim)
+        .filter(|address| !address.is_empty() && address.len() <= 64);
+    forwarded.unwrap_or(&head.peer).to_owned()
+}
+
+/// The headers that answer a browser's preflight, when it is one that is allowed.
+pub(super) fn preflight(policy: &Policy, head: &RequestHead, route: Route) -> Option<Vec<(String, String)>> {
+    let wanted = head.header("access-control-request-method")?;
+    Origin::allowed(policy, head)?;
+    (head.method == "OPTIONS" && route.allows(wanted)).then(|| {
+        vec![
+            ("access-control-allow-methods".into(), route.methods().into()),
+            ("access-control-allow-headers".into(), ALLOWED_HEADERS.into()),
+            ("access-control-max-age".into(), "600".into()),
+        ]
+    })
+}
+
+/// Whether to go on, by the head alone.
+pub(super) fn admit(
+    policy: &Policy,
+    head: &RequestHead,
+    route: Route,
+) -> Result<(), (Failure, Vec<(String, String)>)> {
+    let plain = |failure| (failure, Vec::new());
+    if route == Route::Unknown {
+        return Err(plain(Failure::new(Code::NotFound, "no such route; chat is POST /api/chat")));
+    }
+    if !route.allows(&head.method) {
+        let failure = Failure::new(Code::MethodNotAllowed, format!("use {}", route.methods()));
+        return Err((failure, vec![("allow".into(), route.methods().into())]));
+    }
+    if route != Route::Chat {
+        return Ok(());
+    }
+    if !auth::key_is_valid(policy, presented_key(head)) {
+        let failure =
+            Failure::new(Code::Unauthorized, "send a valid key in X-Api-Key, or as Authorization: Bearer");
+        return Err((failure, vec![("www-authenticate".into(), "Bearer".into())]));
+    }
+    if !head.header("content-type").is_none_or(is_json) {
+        return Err(plain(Failure::new(Code::UnsupportedMediaType, "send application/json")));
+    }
+    if head.content_length.is_some_and(|length| length > policy.limits.body) {
+        return Err(plain(body_too_large(policy)));
+    }
+    Ok(())
+}
+
+/// The body is over the limit.
+pub(super) fn body_too_large(policy: &Policy) -> Failure {
+    let limit = policy.limits.body;
+    Failure::new(Code::BodyTooLarge, format!("the body's limit is {limit} bytes, base64 included"))
+}
+
+/// The key in either header.
+fn presented_key(head: &RequestHead) -> Option<&str> {
+    let bearer = head.header("authorization").and_then(|value| {
+        let (scheme, key) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
+    });
+    head.header("x-api-key").map(str::trim).or(bearer)
+}
+
+/// `application/json` or a `+json` type, with or without parameters.
+fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    fn head(peer: &str, headers: &[(&str, &str)]) -> RequestHead {
+        RequestHead {
+            peer: peer.into(),
+            headers: headers.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
+            ..RequestHead::default()
+        }
+    }
+
+    #[test]
+    fn trace_ids_are_kept_or_replaced() {
+        let of = |headers: &[(&str, &str)]| trace_id(&head("", headers));
+        assert_eq!(of(&[("x-trace-id", "1710000123456")]).as_deref(), Some("1710000123456"));
+        let w3c = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(of(&[("traceparent", w3c)]).as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+        for bad in ["", "a b", "<script>", &"x".repeat(65), "日本"] {
+            assert_eq!(of(&[("x-trace-id", bad)]), None, "{bad}");
+        }
+        assert_eq!(of(&[("traceparent", "00-00000000000000000000000000000000-00f067aa0ba902b7-01")]), None);
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_is_believed_and_only_its_own_entry() {
+        let policy = Policy::default();
+        let forged = [("x-forwarded-for", "6.6.6.6, 10.0.0.7")];
+        assert_eq!(client_address(&policy, &head("127.0.0.1", &forged)), "10.0.0.7");
+        assert_eq!(client_address(&policy, &head("9.9.9.9", &forged)), "9.9.9.9");
+    }
+
+    #[test]
+    fn json_by_its_label() {
+        for good in ["application/json", "Application/JSON; charset=utf-8", "application/vnd.api+json"] {
+            assert!(is_json(good), "{good}");
+        }
+        for bad in ["text/plain", "multipart/form-data; boundary=x", "", "application/jsonx"] {
+            assert!(!is_json(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_key_is_found_in_either_header() {
+        assert_eq!(presented_key(&head("", &[("authorization", "bearer k")])), Some("k"));
+        assert_eq!(presented_key(&head("", &[("authorization", "Bearer a"), ("x-api-key", "b")])), Some("b"));
+        assert_eq!(presented_key(&head("", &[("authorization", "Basic k")])), None);
+    }
+}

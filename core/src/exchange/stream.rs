@@ -1,0 +1,276 @@
+//! The stages of a streamed answer.
+//!
+//! Both of OpenClaw's streams become the same chunks. Once the first byte is sent the
+//! status is 200 for good: a failure after that is an event, and the stream always ends
+//! with `[DONE]`. A stream that breaks off is a failure, never an end.
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use super::{Exchange, Phase, chat};
+use crate::{
+    policy::Policy,
+    seam::{FetchFailure, Input, Moment, Output, find_header},
+    wire::{
+        answer::{Finish, StreamEvent, Usage},
+        chat::Api,
+        completions,
+        failure::Failure,
+        links::Collector,
+        responses,
+        sse::Events,
+        upstream,
+    },
+};
+
+use super::chat::Turn;
+
+/// The most bytes of a refusal that are read.
+const LONGEST_REFUSAL: usize = 64 * 1024;
+
+const DONE: &str = "data: [DONE]\n\n";
+
+/// What is known of a stream so far.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Streaming {
+    events: Events,
+    links: Collector,
+    finish: Option<Finish>,
+    usage: Usage,
+    /// The end mark was sent; only the connection's own end is missing.
+    ended: bool,
+}
+
+impl Exchange {
+    /// The upstream begins to answer.
+    pub(super) fn in_stream_head(&mut self, policy: &Policy, turn: Box<Turn>, input: Input<'_>, now: Moment) {
+        match input {
+            Input::FetchHead { id, status, headers } if id == turn.fetch_id => {
+                self.story.upstream_status = Some(status);
+                self.timers.first_byte = None;
+                let is_stream = find_header(&headers, "content-type")
+                    .is_some_and(|kind| kind.starts_with("text/event-stream"));
+                if status != 200 {
+                    let refusal = upstream::failed(status, b"", find_header(&headers, "retry-after"));
+                    self.timers.idle = Some(now.unix_ms + policy.deadlines.idle);
+                    // Kept for the case that the rest of it does not come.
+                    self.story.code = Some(refusal.code);
+                    self.phase = Phase::StreamRefusal(turn, ByteBuf::new());
+                } else if is_stream {
+                    self.open_stream(policy, turn, now);
+                } else {
+                    self.phase = Phase::StreamHead(turn);
+                    self.cancel();
+                    self.fail(policy, &upstream::protocol(), now);
+                }
+            }
+            Input::FetchFailed { id, failure } if id == turn.fetch_id => {
+                self.fail(policy, &chat::fetch_failed(failure), now)
+            }
+            _ => self.phase = Phase::StreamHead(turn),
+        }
+    }
+
+    /// A refusal's body is small JSON; it says what the status does not.
+    pub(super) fn in_stream_refusal(
+        &mut self,
+        policy: &Policy,
+        turn: Box<Turn>,
+        mut body: ByteBuf,
+        input: Input<'_>,
+        now: Moment,
+    ) {
+        match input {
+            Input::FetchLines { id, lines } if id == turn.fetch_id => {
+                let room = LONGEST_REFUSAL.saturating_sub(body.len());
+                body.extend_from_slice(&lines[..lines.len().min(room)]);
+                self.phase = Phase::StreamRefusal(turn, body);
+            }
+            Input::FetchEnd { id } | Input::FetchFailed { id, .. } if id == turn.fetch_id => {
+                let status = self.story.upstream_status.unwrap_or(502);
+                self.fail(policy, &upstream::failed(status, &body, None), now);
+            }
+            _ => self.phase = Phase::StreamRefusal(turn, body),
+        }
+    }
+
+    fn open_stream(&mut self, policy: &Policy, turn: Box<Turn>, now: Moment) {
+        let mut headers = self.common_headers();
+        headers.push(("content-type".into(), "text/event-stream; charset=utf-8".into()));
+        // A proxy in front (nginx) must not hold events back.
+        headers.push(("x-accel-buffering".into(), "no".into()));
+        headers.extend(turn.rate_headers.iter().cloned());
+        self.story.status = 200;
+        self.outputs.push_back(Output::Head { status: 200, headers });
+        let mut first = String::with_capacity(256);
+        turn.envelope.first(&mut first);
+        self.send(policy, first, now);
+        self.timers.idle = Some(now.unix_ms + policy.deadlines.idle);
+        self.phase = Phase::Streaming(turn, Box::default());
+    }
+
+    /// More of the stream.
+    pub(super) fn in_stream(
+        &mut self,
+        policy: &Policy,
+        turn: Box<Turn>,
+        mut streaming: Box<Streaming>,
+        input: Input<'_>,
+        now: Moment,
+    ) {
+        match input {
+            Input::FetchLines { id, lines } if id == turn.fetch_id => {
+                self.timers.idle = Some(now.unix_ms + policy.deadlines.idle);
+                if streaming.ended {
+                    self.phase = Phase::Streaming(turn, streaming);
+                    return;
+                }
+                let mut out = String::with_capacity(lines.len() + 256);
+                let failure = streaming.read(&turn, lines, &mut out);
+                if self.story.first_ms.is_none() && !out.is_empty() {
+                    self.story.first_ms = Some(now.unix_ms);
+                }
+                self.story.usage = Some(streaming.usage).filter(|usage| usage.total > 0);
+                if let Some(failure) = failure {
+                    self.outputs.push_back(Output::Cancel { id });
+                    self.fail_stream(policy, &failure, out, now);
+                } else {
+                    self.send(policy, out, now);
+                    self.phase = Phase::Streaming(turn, streaming);
+                }
+            }
+            Input::FetchEnd { id } if id == turn.fetch_id => {
+                let mut out = String::new();
+                let failure = streaming.end(&turn, &mut out);
+                match failure {
+                    None => {
+                        self.send(policy, out, now);
+                        self.outputs.push_back(Output::End);
+                        self.finish(policy, now);
+                    }
+                    Some(failure) => self.fail_stream(policy, &failure, out, now),
+                }
+            }
+            Input::FetchFailed { id, failure } if id == turn.fetch_id => {
+                if streaming.ended {
+                    self.outputs.push_back(Output::End);
+                    return self.finish(policy, now);
+                }
+                let failure = match failure {
+                    FetchFailure::ConnectTimeout => chat::timed_out(),
+                    _ => upstream::protocol(),
+                };
+                self.fail_stream(policy, &failure, String::new(), now);
+            }
+            _ => self.phase = Phase::Streaming(turn, streaming),
+        }
+    }
+
+    /// A deadline in mid-stream. One after the end mark only says that the upstream
+    /// forgot to close.
+    pub(super) fn stream_timed_out(
+        &mut self,
+        policy: &Policy,
+        turn: &Turn,
+        streaming: &Streaming,
+        now: Moment,
+    ) {
+        if streaming.ended {
+            self.outputs.push_back(Output::End);
+            return self.finish(policy, now);
+        }
+        let mut out = String::new();
+        if streaming.finish.is_some() {
+            streaming.write_end(turn, &mut out);
+            self.send(policy, out, now);
+            self.outputs.push_back(Output::End);
+            return self.finish(policy, now);
+        }
+        self.fail_stream(policy, &chat::timed_out(), out, now);
+    }
+
+    /// Ends a stream with an error event.
+    pub(super) fn fail_stream(&mut self, policy: &Policy, failure: &Failure, mut out: String, now: Moment) {
+        self.story.code = Some(failure.code);
+        out.push_str("data: ");
+        out.push_str(&failure.body(&self.facts.trace_id, self.facts.language));
+        out.push_str("\n\n");
+        out.push_str(DONE);
+        self.send(policy, out, now);
+        self.outputs.push_back(Output::End);
+        self.finish(policy, now);
+    }
+
+    /// Sends bytes to a streaming client and moves its heartbeat.
+    fn send(&mut self, policy: &Policy, out: String, now: Moment) {
+        if out.is_empty() {
+            return;
+        }
+        self.timers.heartbeat = Some(now.unix_ms + policy.deadlines.heartbeat);
+        self.outputs.push_back(Output::Chunk(ByteBuf::from(out.into_bytes())));
+    }
+}
+
+impl Streaming {
+    /// Reads lines and writes the client's events; gives the failure that ends it.
+    fn read(&mut self, turn: &Turn, lines: &[u8], out: &mut String) -> Option<Failure> {
+        let Self { events, links, finish, usage, ended } = self;
+        let (mut failure, mut done) = (None, false);
+        let mut handle = |event: StreamEvent<'_>| {
+            if failure.is_some() || done {
+                return;
+            }
+            match event {
+                StreamEvent::Delta(raw) => {
+                    turn.envelope.delta(out, raw);
+                    if let Ok(text) = serde_json::from_str::<std::borrow::Cow<'_, str>>(raw) {
+                        links.push(&text);
+                    }
+                }
+                StreamEvent::Finished(reason) => *finish = Some(reason),
+                StreamEvent::Usage(tokens) => *usage = tokens,
+                StreamEvent::Failed(reason) => failure = Some(reason),
+                StreamEvent::Done => done = true,
+                StreamEvent::Nothing => {}
+            }
+        };
+        events.push(lines, |data| match turn.api {
+            Api::Completions => completions::event(data, &mut handle),
+            Api::Responses => responses::event(data, &mut handle),
+        });
+        if failure.is_some() {
+            return failure;
+        }
+        if done {
+            if finish.is_none() {
+                return Some(upstream::protocol());
+            }
+            *ended = true;
+            self.write_end(turn, out);
+        }
+        None
+    }
+
+    /// The connection has ended in order.
+    fn end(&mut self, turn: &Turn, out: &mut String) -> Option<Failure> {
+        if self.ended {
+            return None;
+        }
+        if self.finish.is_none() {
+            return Some(upstream::protocol());
+        }
+        self.ended = true;
+        self.write_end(turn, out);
+        None
+    }
+
+    /// The last events of an answer that is complete.
+    fn write_end(&self, turn: &Turn, out: &mut String) {
+        let finish = self.finish.unwrap_or(Finish::Stop);
+        turn.envelope.finish(out, finish, self.usage, self.links.links());
+        if turn.include_usage {
+            turn.envelope.usage(out, self.usage);
+        }
+        out.push_str(DONE);
+    }
+}

@@ -1,0 +1,132 @@
+//! Who a caller is: client keys and session keys.
+//!
+//! The one home of secret comparison. No key is kept here, only its SHA-256; no
+//! comparison stops early.
+
+use core::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+use super::Policy;
+
+/// The SHA-256 of a secret.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyDigest([u8; 32]);
+
+impl fmt::Debug for KeyDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyDigest(..)")
+    }
+}
+
+impl KeyDigest {
+    /// The digest of a secret.
+    pub fn of(secret: &[u8]) -> Self {
+        Self(Sha256::digest(secret).into())
+    }
+
+    /// A secret for one purpose, made from another one: knowing it tells nothing of its source.
+    pub fn derive(secret: &[u8], purpose: &str) -> Self {
+        Self(keyed_hash(secret, &[purpose]))
+    }
+}
+
+/// Whether a presented key is one of the valid ones. Takes as long for a wrong key as
+/// for a right one, whichever it is.
+pub(crate) fn key_is_valid(policy: &Policy, presented: Option<&str>) -> bool {
+    if policy.api_keys.is_empty() {
+        return policy.environment == super::Environment::Dev;
+    }
+    let digest = KeyDigest::of(presented.unwrap_or_default().as_bytes());
+    let mut valid = Choice::from(0);
+    for key in &policy.api_keys {
+        valid |= key.0.ct_eq(&digest.0);
+    }
+    bool::from(valid & Choice::from(u8::from(presented.is_some())))
+}
+
+/// The OpenClaw session of one user: lower-case hex, since OpenClaw folds case, and
+/// outside every reserved prefix. Only a keyed hash keeps users apart there: a key
+/// that a client could choose would name anybody's conversation.
+pub(crate) fn session_key(policy: &Policy, channel: &str, user: &str) -> String {
+    let hash = keyed_hash(&policy.session_secret.0, &[policy.environment.name(), channel, user]);
+    format!("mg-{}", hex(&hash))
+}
+
+/// What stands for a caller in stores and logs.
+pub(crate) fn subject(policy: &Policy, kind: &str, name: &str) -> String {
+    hex(&keyed_hash(&policy.session_secret.0, &["subject", kind, name])[..8])
+}
+
+/// HMAC-SHA256 over parts, each preceded by its length so that no two lists collide.
+fn keyed_hash(key: &[u8], parts: &[&str]) -> [u8; 32] {
+    // A key of any length is valid for HMAC (RFC 2104); the fallback is never taken.
+    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return [0; 32] };
+    for part in parts {
+        mac.update(&(part.len() as u64).to_le_bytes());
+        mac.update(part.as_bytes());
+    }
+    mac.finalize().into_bytes().into()
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut out = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        out.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        out.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+    use crate::policy::Environment;
+
+    #[test]
+    fn every_configured_key_is_valid_and_no_other() {
+        let policy =
+            Policy { api_keys: vec![KeyDigest::of(b"old"), KeyDigest::of(b"new")], ..Policy::default() };
+        assert!(key_is_valid(&policy, Some("old")) && key_is_valid(&policy, Some("new")));
+        for wrong in [None, Some(""), Some("ol"), Some("old ")] {
+            assert!(!key_is_valid(&policy, wrong), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn no_key_configured_lets_in_only_in_dev() {
+        let mut policy = Policy::default();
+        assert!(!key_is_valid(&policy, None) && !key_is_valid(&policy, Some("")));
+        policy.environment = Environment::Dev;
+        assert!(key_is_valid(&policy, None));
+    }
+
+    #[test]
+    fn session_keys_separate_what_openclaw_would_fold() {
+        let policy = Policy { session_secret: KeyDigest::of(b"s"), ..Policy::default() };
+        let a = session_key(&policy, "chat", "Tenant-ABC");
+        assert_ne!(a, session_key(&policy, "chat", "tenant-abc"));
+        assert_eq!(a, a.to_lowercase());
+        let staging = Policy { environment: Environment::Staging, ..policy };
+        assert_ne!(a, session_key(&staging, "chat", "Tenant-ABC"));
+    }
+
+    #[test]
+    fn rfc_4231_test_case_2() {
+        // Through the length-prefixed list the vector does not apply; HMAC itself does.
+        let mut mac = Hmac::<Sha256>::new_from_slice(b"Jefe").expect("any length");
+        mac.update(b"what do ya want for nothing?");
+        assert_eq!(
+            hex(&mac.finalize().into_bytes()),
+            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+        );
+    }
+}

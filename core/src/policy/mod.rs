@@ -1,0 +1,254 @@
+//! What is allowed, and what is chosen: settings, keys, limits, deadlines.
+//!
+//! Knows no wire format and no secret: client keys are kept as digests, the Gateway's
+//! token never gets here. A [`Policy`] is made once from the settings, natively or on
+//! the edge, and is the same on both.
+
+pub mod auth;
+mod settings;
+
+use serde::{Deserialize, Serialize};
+
+pub use settings::{NAMES, SECRETS, Secrets, SettingError, Settings};
+
+use crate::seam::Level;
+
+/// Where this gateway runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Environment {
+    /// A developer's machine: keys are optional, the demo upstream is allowed.
+    Dev,
+    /// Like production.
+    Staging,
+    /// Production. The default, so that forgetting to say is safe.
+    #[default]
+    Prod,
+}
+
+impl Environment {
+    /// The name in settings, logs and `/version`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dev => "dev",
+            Self::Staging => "staging",
+            Self::Prod => "prod",
+        }
+    }
+}
+
+/// Who remembers a conversation. Never both, or the model sees everything twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Memory {
+    /// The client sends the history; OpenClaw gets a fresh session.
+    #[default]
+    Client,
+    /// OpenClaw keeps the session; only the newest message goes.
+    Gateway,
+}
+
+/// What a failing store means for a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StoreFailure {
+    /// The request passes unlimited.
+    #[default]
+    Open,
+    /// The request is refused.
+    Closed,
+}
+
+/// Which browser origins may call.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Origins {
+    /// None: Mini Programs need no CORS.
+    #[default]
+    None,
+    /// All.
+    Any,
+    /// These.
+    List(Vec<String>),
+}
+
+/// The choices of `/api/chat`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChatPolicy {
+    /// The models that a client may name; the first is the default.
+    pub models: Vec<String>,
+    /// The agent that the plain names mean.
+    pub agent: Option<String>,
+    /// Who remembers.
+    pub memory: Memory,
+    /// Whether a client's system messages pass.
+    pub client_system: bool,
+    /// The server's own system message.
+    pub system_prompt: Option<String>,
+    /// The answer's token limit.
+    pub max_tokens: Option<u32>,
+}
+
+/// The limits of a request, in bytes unless it says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// The body.
+    pub body: u64,
+    /// Messages in a request.
+    pub messages: usize,
+    /// Attachments in a request.
+    pub attachments: usize,
+    /// A picture, decoded.
+    pub image: u64,
+    /// A file, decoded.
+    pub file: u64,
+    /// A text file, in characters.
+    pub file_chars: u64,
+    /// Pages of a PDF.
+    pub pdf_pages: u64,
+    /// An answer that is collected whole.
+    pub answer: u64,
+}
+
+/// The time that each part of a turn may take, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deadlines {
+    /// The request's body.
+    pub body: u64,
+    /// A connection to the upstream.
+    pub connect: u32,
+    /// A stream's first byte.
+    pub first_byte: u64,
+    /// The time between two lines of a stream.
+    pub idle: u64,
+    /// The whole turn.
+    pub turn: u64,
+    /// Silence towards a streaming client.
+    pub heartbeat: u64,
+    /// A readiness probe.
+    pub probe: u64,
+}
+
+/// The rate that one caller may keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateLimit {
+    /// Requests per minute.
+    pub per_minute: u32,
+    /// Requests at once.
+    pub burst: u32,
+}
+
+/// What a host says of itself, for `/version`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFacts {
+    /// `native` or `edge`.
+    pub name: String,
+    /// The host program's version.
+    pub version: String,
+    /// The wasm runtime and its version.
+    pub runtime: String,
+    /// The SHA-256 of the module file, in hex.
+    pub module_sha256: String,
+    /// The size of the module file.
+    pub module_bytes: u64,
+}
+
+/// Everything that decides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// Where this runs.
+    pub environment: Environment,
+    /// SHA-256 digests of the valid client keys. Empty only in dev: then no key is asked for.
+    pub api_keys: Vec<auth::KeyDigest>,
+    /// The key of the session keys.
+    pub session_secret: auth::KeyDigest,
+    /// `/api/chat`.
+    pub chat: ChatPolicy,
+    /// Sizes and counts.
+    pub limits: Limits,
+    /// Times.
+    pub deadlines: Deadlines,
+    /// The rate of one caller; `None` is no limit.
+    pub rate: Option<RateLimit>,
+    /// What a failing store means.
+    pub store_failure: StoreFailure,
+    /// Browser origins.
+    pub origins: Origins,
+    /// Peers whose last `X-Forwarded-For` entry is believed.
+    pub trusted_proxies: Vec<String>,
+    /// The least important level that is logged.
+    pub log_level: Level,
+    /// Whether a request may ask to be broken. Dev only.
+    pub faults: bool,
+    /// The host.
+    pub host: HostFacts,
+}
+
+impl Default for Policy {
+    /// The defaults of the settings, with no key configured.
+    fn default() -> Self {
+        Self {
+            environment: Environment::Prod,
+            api_keys: Vec::new(),
+            session_secret: auth::KeyDigest::default(),
+            chat: ChatPolicy {
+                models: vec!["openclaw".into(), "openclaw/default".into()],
+                agent: None,
+                memory: Memory::Client,
+                client_system: false,
+                system_prompt: None,
+                max_tokens: None,
+            },
+            // OpenClaw's own limits, as observed (2026.9.6).
+            limits: Limits {
+                body: 20 * 1024 * 1024,
+                messages: 200,
+                attachments: 8,
+                image: 10 * 1024 * 1024,
+                file: 5 * 1024 * 1024,
+                file_chars: 60_000,
+                pdf_pages: 4,
+                answer: 8 * 1024 * 1024,
+            },
+            // `wx.request` gives up after 60 s: the turn ends before, with an answer.
+            deadlines: Deadlines {
+                body: 30_000,
+                connect: 2_000,
+                first_byte: 15_000,
+                idle: 40_000,
+                turn: 55_000,
+                heartbeat: 10_000,
+                probe: 3_000,
+            },
+            rate: Some(RateLimit { per_minute: 60, burst: 20 }),
+            store_failure: StoreFailure::Open,
+            origins: Origins::None,
+            trusted_proxies: vec!["127.0.0.1".into(), "::1".into()],
+            log_level: Level::Info,
+            faults: false,
+            host: HostFacts::default(),
+        }
+    }
+}
+
+impl Policy {
+    /// The bytes that a host hands to a module.
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_allocvec(self).unwrap_or_default()
+    }
+
+    /// The policy in those bytes, when they are of this version.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        postcard::from_bytes(bytes).ok()
+    }
+
+    /// The name that the upstream is given for a model that a client may name.
+    pub fn upstream_model(&self, requested: Option<&str>) -> Option<String> {
+        let models = &self.chat.models;
+        let name = match requested {
+            None => models.first()?,
+            Some(name) => models.iter().find(|model| *model == name)?,
+        };
+        Some(match (&self.chat.agent, name.as_str()) {
+            (Some(agent), "openclaw" | "openclaw/default") => format!("openclaw/{agent}"),
+            _ => name.clone(),
+        })
+    }
+}

@@ -1,0 +1,356 @@
+//! What crosses between the core and a host: inputs, outputs, and their encoding.
+//!
+//! Knows nothing of chat, policy or HTTP clients. Nothing here may name a URL, hold a
+//! secret, or borrow from a host: an upstream is a name, a credential is a name, a
+//! body is a rope.
+
+mod frame;
+
+pub use frame::{ABI_VERSION, FrameError, Reply, Step, StepFrame, reduce_frame, step_frame};
+pub use frame::{ReduceFrame, ReduceReply};
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use crate::state::{Op, Outcome};
+
+/// The request headers that the core reads. A host passes these and no others.
+pub const REQUEST_HEADERS: &[&str] = &[
+    "accept-language",
+    "access-control-request-headers",
+    "access-control-request-method",
+    "authorization",
+    "content-type",
+    "origin",
+    "traceparent",
+    "x-api-key",
+    "x-forwarded-for",
+    "x-minigate-fault",
+    "x-trace-id",
+];
+
+/// The upstream's response headers that the core reads.
+pub const UPSTREAM_HEADERS: &[&str] = &["content-type", "retry-after"];
+
+/// The name of the one upstream of this version: the OpenClaw Gateway.
+pub const OPENCLAW: &str = "openclaw";
+
+/// When an input happened, and fresh randomness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// Milliseconds since 1970, never running backwards within one exchange.
+    pub unix_ms: u64,
+    /// 128 unguessable bits, used for request and trace ids.
+    pub entropy: [u8; 16],
+}
+
+/// The head of a request, as the host parsed it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestHead {
+    /// The method, in upper case.
+    pub method: String,
+    /// The path without the query string.
+    pub path: String,
+    /// Those of [`REQUEST_HEADERS`] that are present, with lower-case names.
+    pub headers: Vec<(String, String)>,
+    /// The address of the connection's other end, without a port.
+    pub peer: String,
+    /// `Content-Length`, when the request has one.
+    pub content_length: Option<u64>,
+}
+
+impl RequestHead {
+    /// The first header of that lower-case name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        find_header(&self.headers, name)
+    }
+}
+
+/// The first header of that lower-case name.
+pub(crate) fn find_header<'h>(headers: &'h [(String, String)], name: &str) -> Option<&'h str> {
+    headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+}
+
+/// Something that happened to an exchange.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Input<'a> {
+    /// The whole request body, after [`Output::ReadBody`].
+    Body(#[serde(with = "serde_bytes")] &'a [u8]),
+    /// There will be no body.
+    BodyFailed(BodyFailure),
+    /// A store applied an operation.
+    Stored {
+        /// The id of the [`Output::Store`].
+        id: u32,
+        /// What the reducer said.
+        outcome: Outcome,
+    },
+    /// A store could not apply an operation.
+    StoreFailed {
+        /// The id of the [`Output::Store`].
+        id: u32,
+    },
+    /// A fetch with [`Delivery::Whole`] is complete.
+    FetchWhole {
+        /// The id of the [`Fetch`].
+        id: u32,
+        /// The status.
+        status: u16,
+        /// Those of [`UPSTREAM_HEADERS`] that are present.
+        headers: Vec<(String, String)>,
+        /// The whole body.
+        #[serde(with = "serde_bytes")]
+        body: &'a [u8],
+    },
+    /// A fetch with [`Delivery::Lines`] has begun to answer.
+    FetchHead {
+        /// The id of the [`Fetch`].
+        id: u32,
+        /// The status.
+        status: u16,
+        /// Those of [`UPSTREAM_HEADERS`] that are present.
+        headers: Vec<(String, String)>,
+    },
+    /// Whole lines of a fetch's body, each with its line feed; only the last line of a
+    /// body may lack it.
+    FetchLines {
+        /// The id of the [`Fetch`].
+        id: u32,
+        /// One or more lines.
+        #[serde(with = "serde_bytes")]
+        lines: &'a [u8],
+    },
+    /// A fetch with [`Delivery::Lines`] ended in order.
+    FetchEnd {
+        /// The id of the [`Fetch`].
+        id: u32,
+    },
+    /// A fetch failed; nothing more of it will come.
+    FetchFailed {
+        /// The id of the [`Fetch`].
+        id: u32,
+        /// How.
+        failure: FetchFailure,
+    },
+    /// The time of the last [`Output::Deadline`] has come.
+    Deadline,
+    /// The client closed its connection.
+    ClientGone,
+}
+
+impl<'a> Input<'a> {
+    /// Puts the bytes that travelled beside the frame into the input that they belong to.
+    fn with_payload(mut self, payload: &'a [u8]) -> Self {
+        match &mut self {
+            Self::Body(bytes)
+            | Self::FetchWhole { body: bytes, .. }
+            | Self::FetchLines { lines: bytes, .. } => *bytes = payload,
+            _ => {}
+        }
+        self
+    }
+}
+
+/// Why a request has no body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BodyFailure {
+    /// More bytes than [`Output::ReadBody`] allows.
+    TooLarge,
+    /// The connection ended, or the framing was broken.
+    Incomplete,
+}
+
+/// Why a fetch failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FetchFailure {
+    /// No connection: refused, unreachable, no such host.
+    Connect,
+    /// No connection within [`Fetch::connect_timeout_ms`].
+    ConnectTimeout,
+    /// The connection broke before the body was complete.
+    Reset,
+    /// The body, or one line of it, is over the limit.
+    TooLarge,
+}
+
+/// Something the host is to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Output {
+    /// Read the request's body, then give [`Input::Body`] or [`Input::BodyFailed`].
+    /// Keep the body until the exchange is done: ropes refer to it.
+    ReadBody {
+        /// The most bytes that may be read.
+        limit: u64,
+    },
+    /// Apply an operation to one key, under that key's serialisation, with
+    /// [`reduce`](crate::state::reduce).
+    Store {
+        /// Echoed in [`Input::Stored`].
+        id: u32,
+        /// The key.
+        key: String,
+        /// The operation.
+        op: Op,
+    },
+    /// Send a request to an upstream.
+    Fetch(Fetch),
+    /// Give up a fetch at once and close its connection: OpenClaw aborts the run.
+    Cancel {
+        /// The id of the [`Fetch`].
+        id: u32,
+    },
+    /// Begin the answer.
+    Head {
+        /// The status.
+        status: u16,
+        /// The headers, `content-length` among them when it is known.
+        headers: Vec<(String, String)>,
+    },
+    /// Send these bytes now.
+    Chunk(ByteBuf),
+    /// The answer is complete.
+    End,
+    /// Write one line of JSON, complete and redacted, to the log.
+    Record {
+        /// The level.
+        level: Level,
+        /// A JSON object without a line feed.
+        line: String,
+    },
+    /// Nothing more to do until an input comes, or this time.
+    Deadline {
+        /// Milliseconds since 1970.
+        at_ms: u64,
+        /// Whose deadline it is, for logs.
+        reason: DeadlineReason,
+    },
+    /// The exchange is over: drop everything that belongs to it.
+    Done,
+}
+
+/// The importance of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Of use while developing.
+    Debug,
+    /// A request was answered.
+    #[default]
+    Info,
+    /// An upstream failed, or a request was refused for a reason worth a look.
+    Warn,
+    /// An operator must act, or the program is defective.
+    Error,
+}
+
+/// Whose deadline an [`Output::Deadline`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeadlineReason {
+    /// The client's body does not arrive.
+    Body,
+    /// The whole turn.
+    Turn,
+    /// The upstream has sent nothing of a stream yet.
+    FirstByte,
+    /// The upstream's stream stands still.
+    Idle,
+    /// The client has heard nothing for a while.
+    Heartbeat,
+}
+
+/// A request to an upstream.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fetch {
+    /// Echoed in each input about it.
+    pub id: u32,
+    /// The upstream's name. The host knows its address.
+    pub upstream: String,
+    /// The method.
+    pub method: String,
+    /// The path, beginning with a slash.
+    pub path: String,
+    /// The headers, without credentials and framing.
+    pub headers: Vec<(String, String)>,
+    /// The credential that the host puts into `Authorization: Bearer`, by name.
+    pub credential: Option<String>,
+    /// The body.
+    pub body: Rope,
+    /// The most milliseconds that a new connection may take.
+    pub connect_timeout_ms: u32,
+    /// How the answer is to be given.
+    pub delivery: Delivery,
+}
+
+/// How a fetch's answer reaches the core.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Delivery {
+    /// Once, complete: [`Input::FetchWhole`].
+    Whole {
+        /// The most bytes.
+        limit: u64,
+    },
+    /// As it comes, cut at line feeds: [`Input::FetchHead`], [`Input::FetchLines`],
+    /// [`Input::FetchEnd`]. The host keeps an incomplete line, so that an exchange's state
+    /// stays small and the work stays linear in bytes.
+    Lines {
+        /// The most bytes in one line.
+        limit: u64,
+    },
+}
+
+/// A body in pieces: what the core wrote, and ranges of the request's body that it
+/// need not copy. A picture of 10 MB is one range.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rope(pub Vec<Piece>);
+
+/// A part of a [`Rope`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Piece {
+    /// These bytes.
+    Literal(String),
+    /// This range of the request's body: first byte and length.
+    Body {
+        /// The offset of the first byte.
+        start: u32,
+        /// The number of bytes.
+        len: u32,
+    },
+}
+
+impl Rope {
+    /// Appends literal text.
+    pub fn push_str(&mut self, text: &str) {
+        if let Some(Piece::Literal(last)) = self.0.last_mut() {
+            last.push_str(text);
+        } else if !text.is_empty() {
+            self.0.push(Piece::Literal(text.into()));
+        }
+    }
+
+    /// Appends a range of the request's body.
+    pub fn push_range(&mut self, range: core::ops::Range<usize>) {
+        let (Ok(start), Ok(len)) = (u32::try_from(range.start), u32::try_from(range.len())) else {
+            debug_assert!(false, "a body is at most 20 MiB");
+            return;
+        };
+        if len > 0 {
+            self.0.push(Piece::Body { start, len });
+        }
+    }
+
+    /// The number of bytes.
+    pub fn len(&self) -> u64 {
+        self.0
+            .iter()
+            .map(|piece| match piece {
+                Piece::Literal(text) => text.len() as u64,
+                Piece::Body { len, .. } => u64::from(*len),
+            })
+            .sum()
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}

@@ -1,0 +1,198 @@
+//! The answer of `/api/chat`, whole and in stream chunks.
+//!
+//! Both are written anew from what was read, so nothing of the upstream passes that is
+//! not meant to: not its run id, not the agent's name, not an error's words.
+
+use std::fmt::Write as _;
+
+use serde::{Deserialize, Serialize};
+
+use super::{json, links::Link};
+
+/// WeChat's rules want every generated text marked for the person who reads it.
+const LABEL: &str = "AI生成";
+
+/// Why an answer ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Finish {
+    /// The model was done.
+    Stop,
+    /// The token limit was reached.
+    Length,
+}
+
+impl Finish {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+        }
+    }
+}
+
+/// Tokens.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Usage {
+    pub input: u64,
+    pub output: u64,
+    pub total: u64,
+}
+
+/// A complete answer, as either API gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub text: String,
+    pub finish: Finish,
+    pub usage: Usage,
+}
+
+/// One thing that a stream of either API says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum StreamEvent<'a> {
+    /// More text, as a raw JSON string.
+    Delta(&'a str),
+    /// The text is complete.
+    Finished(Finish),
+    /// What it cost.
+    Usage(Usage),
+    /// The end mark.
+    Done,
+    /// The run failed.
+    Failed(super::failure::Failure),
+    /// Nothing that matters here.
+    Nothing,
+}
+
+/// Something that was left out of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Warning {
+    /// A client's system message.
+    SystemMessageIgnored,
+    /// A picture in an earlier message.
+    EarlierMediaIgnored,
+}
+
+impl Warning {
+    /// The stable code.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::SystemMessageIgnored => "system_message_ignored",
+            Self::EarlierMediaIgnored => "earlier_media_ignored",
+        }
+    }
+
+    fn message(self) -> &'static str {
+        match self {
+            Self::SystemMessageIgnored => {
+                "system messages are the server's to write; the client's were left out"
+            }
+            Self::EarlierMediaIgnored => {
+                "only the newest message's pictures are seen; earlier ones were left out"
+            }
+        }
+    }
+}
+
+/// What stays the same in every chunk of an answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Envelope {
+    /// The request id.
+    pub id: String,
+    /// Seconds since 1970.
+    pub created: u64,
+    /// The model's name for the client.
+    pub model: String,
+    /// The trace id.
+    pub trace_id: String,
+    /// What was left out of the request.
+    pub warnings: Vec<Warning>,
+}
+
+impl Envelope {
+    /// The body of an answer that is not streamed.
+    pub(crate) fn whole(&self, answer: &Answer, links: &[Link]) -> String {
+        let mut out = String::with_capacity(answer.text.len() + 512);
+        self.open(&mut out, "chat.completion");
+        out.push_str("\"message\":{\"role\":\"assistant\",\"content\":");
+        json::push_string(&mut out, &answer.text);
+        // Writing to a String cannot fail.
+        let _ = write!(out, "}},\"finish_reason\":\"{}\"}}]", answer.finish.name());
+        self.extras(&mut out, answer.usage, links);
+        out.push('}');
+        out
+    }
+
+    /// The event that opens a stream.
+    pub(crate) fn first(&self, out: &mut String) {
+        self.chunk(out, "{\"role\":\"assistant\"}", "null");
+        out.push_str("}\n\n");
+    }
+
+    /// An event with more text: a raw JSON string, passed on as it is.
+    pub(crate) fn delta(&self, out: &mut String, raw: &str) {
+        out.push_str("data: ");
+        self.open(out, "chat.completion.chunk");
+        out.push_str("\"delta\":{\"content\":");
+        out.push_str(raw);
+        out.push_str("},\"finish_reason\":null}]}\n\n");
+    }
+
+    /// The event that says how it ended, with everything that comes with a whole answer.
+    pub(crate) fn finish(&self, out: &mut String, finish: Finish, usage: Usage, links: &[Link]) {
+        self.chunk(out, "{}", &format!("\"{}\"", finish.name()));
+        self.extras(out, usage, links);
+        out.push_str("}\n\n");
+    }
+
+    /// The usage event of `stream_options.include_usage`, in OpenAI's names and ours.
+    pub(crate) fn usage(&self, out: &mut String, usage: Usage) {
+        let _ = write!(
+            out,
+            "data: {{\"id\":\"{}\",\"object\":\"chat.completion.chunk\",\"created\":{},\"model\":{},\"choices\":[],\"usage\":\
+             {{\"prompt_tokens\":{input},\"completion_tokens\":{output},\"total_tokens\":{total},\"input_tokens\":{input},\"output_tokens\":{output}}}}}\n\n",
+            self.id,
+            self.created,
+            json::string(&self.model),
+            input = usage.input,
+            output = usage.output,
+            total = usage.total,
+        );
+    }
+
+    fn chunk(&self, out: &mut String, delta: &str, finish: &str) {
+        out.push_str("data: ");
+        self.open(out, "chat.completion.chunk");
+        let _ = write!(out, "\"delta\":{delta},\"finish_reason\":{finish}}}]");
+    }
+
+    /// Everything before the choice's own fields.
+    fn open(&self, out: &mut String, object: &str) {
+        let _ = write!(
+            out,
+            "{{\"id\":\"{}\",\"object\":\"{object}\",\"created\":{},\"model\":{},\"choices\":[{{\"index\":0,",
+            self.id,
+            self.created,
+            json::string(&self.model),
+        );
+    }
+
+    fn extras(&self, out: &mut String, usage: Usage, links: &[Link]) {
+        let _ = write!(
+            out,
+            ",\"usage\":{{\"input_tokens\":{},\"output_tokens\":{},\"total_tokens\":{}}},\"attachments\":{},\"label\":\"{LABEL}\",\"traceId\":{}",
+            usage.input,
+            usage.output,
+            usage.total,
+            serde_json::to_string(links).unwrap_or_else(|_| "[]".into()),
+            json::string(&self.trace_id),
+        );
+        if self.warnings.is_empty() {
+            return;
+        }
+        for (index, warning) in self.warnings.iter().enumerate() {
+            out.push_str(if index == 0 { ",\"warnings\":[" } else { "," });
+            let _ = write!(out, "{{\"code\":\"{}\",\"message\":\"{}\"}}", warning.name(), warning.message());
+        }
+        out.push(']');
+    }
+}

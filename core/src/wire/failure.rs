@@ -1,0 +1,307 @@
+//! Everything that can go wrong for a client, and the one place where it becomes a
+//! status, a code and a body.
+//!
+//! No text of an upstream may get in here: a message is ours, or it is about the
+//! client's own input.
+
+use std::fmt::Write as _;
+
+use super::json;
+use crate::seam::Level;
+
+/// Who is to blame. Decides the `type` of the body and the level of the log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The request is wrong; sending it again will not help.
+    Client,
+    /// The request is fine, a rule forbids it now.
+    Policy,
+    /// OpenClaw or the model failed.
+    Upstream,
+    /// An operator must act.
+    Configuration,
+    /// A defect of this program.
+    Bug,
+}
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal, $status:literal, $blame:ident, $retryable:literal;)*) => {
+        /// A stable error code.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+        pub enum Code { $($(#[$doc])* $variant,)* }
+
+        impl Code {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The name in `error.code`.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// The HTTP status.
+            pub fn status(self) -> u16 {
+                match self { $(Self::$variant => $status,)* }
+            }
+
+            /// Who is to blame.
+            pub fn blame(self) -> Blame {
+                match self { $(Self::$variant => Blame::$blame,)* }
+            }
+
+            /// Whether the same request may succeed later.
+            pub fn retryable(self) -> bool {
+                match self { $(Self::$variant => $retryable,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// Not JSON of the right shape.
+    InvalidJson = "invalid_json", 400, Client, false;
+    /// No messages.
+    MessagesEmpty = "messages_empty", 400, Client, false;
+    /// More messages than allowed.
+    TooManyMessages = "too_many_messages", 400, Client, false;
+    /// Nothing to answer.
+    LastMessageNotUser = "last_message_not_user", 400, Client, false;
+    /// A message says nothing.
+    MessageEmpty = "message_empty", 400, Client, false;
+    /// A role that does not pass.
+    UnsupportedRole = "unsupported_role", 400, Client, false;
+    /// A content part that does not pass.
+    UnsupportedContent = "unsupported_content", 400, Client, false;
+    /// A model that is not on the list.
+    ModelNotAllowed = "model_not_allowed", 400, Client, false;
+    /// `user` is no name.
+    UserInvalid = "user_invalid", 400, Client, false;
+    /// More attachments than allowed.
+    TooManyAttachments = "too_many_attachments", 400, Client, false;
+    /// An attachment without bytes.
+    AttachmentDataMissing = "attachment_data_missing", 400, Client, false;
+    /// A path on the phone.
+    AttachmentLocalPath = "attachment_local_path", 400, Client, false;
+    /// A link in place of bytes.
+    AttachmentUrlUnsupported = "attachment_url_unsupported", 400, Client, false;
+    /// Not base64.
+    AttachmentBase64Invalid = "attachment_base64_invalid", 400, Client, false;
+    /// No bytes.
+    AttachmentEmpty = "attachment_empty", 400, Client, false;
+    /// A text file that is not UTF-8 text.
+    AttachmentTextInvalid = "attachment_text_invalid", 400, Client, false;
+    /// Too many bytes.
+    AttachmentTooLarge = "attachment_too_large", 413, Client, false;
+    /// Too many characters: OpenClaw would cut them off in silence.
+    AttachmentTextTooLong = "attachment_text_too_long", 413, Client, false;
+    /// Too many pages: OpenClaw would drop them in silence.
+    AttachmentTooManyPages = "attachment_too_many_pages", 413, Client, false;
+    /// Not a kind that OpenClaw reads.
+    AttachmentTypeUnsupported = "attachment_type_unsupported", 415, Client, false;
+    /// The bytes are not what the label says.
+    AttachmentTypeMismatch = "attachment_type_mismatch", 415, Client, false;
+    /// The body ended early.
+    BodyIncomplete = "body_incomplete", 400, Client, true;
+    /// No valid key.
+    Unauthorized = "unauthorized", 401, Client, false;
+    /// No such route.
+    NotFound = "not_found", 404, Client, false;
+    /// Another method is wanted.
+    MethodNotAllowed = "method_not_allowed", 405, Client, false;
+    /// The body did not arrive in time.
+    BodyTimeout = "body_timeout", 408, Client, true;
+    /// The body is over the limit.
+    BodyTooLarge = "body_too_large", 413, Client, false;
+    /// Not JSON by its label.
+    UnsupportedMediaType = "unsupported_media_type", 415, Client, false;
+    /// Too often.
+    RateLimited = "rate_limited", 429, Policy, true;
+    /// OpenClaw or the model refused the content.
+    UpstreamRefusedRequest = "upstream_refused_request", 400, Upstream, false;
+    /// No connection to OpenClaw.
+    UpstreamUnreachable = "upstream_unreachable", 502, Upstream, true;
+    /// OpenClaw failed.
+    UpstreamError = "upstream_error", 502, Upstream, true;
+    /// OpenClaw's answer broke off or is not what it should be.
+    UpstreamProtocol = "upstream_protocol", 502, Upstream, true;
+    /// OpenClaw answered nothing.
+    UpstreamEmpty = "upstream_empty", 502, Upstream, true;
+    /// OpenClaw refuses this gateway.
+    UpstreamMisconfigured = "upstream_misconfigured", 502, Configuration, false;
+    /// The model's provider refuses OpenClaw.
+    ModelUnavailable = "model_unavailable", 502, Configuration, true;
+    /// At a limit behind this gateway.
+    UpstreamOverloaded = "upstream_overloaded", 503, Upstream, true;
+    /// Too slow.
+    UpstreamTimeout = "upstream_timeout", 504, Upstream, true;
+    /// The store failed, and the settings say to refuse then.
+    StoreUnavailable = "store_unavailable", 503, Configuration, true;
+    /// A defect.
+    Internal = "internal", 500, Bug, true;
+}
+
+impl Code {
+    /// The `type` of the error body.
+    fn kind(self) -> &'static str {
+        match (self, self.blame()) {
+            (Self::Unauthorized, _) => "authentication",
+            (Self::RateLimited, _) => "rate_limit",
+            (_, Blame::Client) => "invalid_request",
+            (_, Blame::Policy) => "policy",
+            (_, Blame::Upstream | Blame::Configuration) => "upstream",
+            (_, Blame::Bug) => "internal",
+        }
+    }
+
+    /// How a request that ended so is logged.
+    pub(crate) fn level(self) -> Level {
+        match self.blame() {
+            Blame::Client | Blame::Policy => Level::Info,
+            Blame::Upstream => Level::Warn,
+            Blame::Configuration | Blame::Bug => Level::Error,
+        }
+    }
+
+    /// What a person may read, in Chinese and English.
+    fn answer(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Unauthorized => {
+                ("登录已失效，请重新打开小程序。", "Please reopen the app and sign in again.")
+            }
+            Self::RateLimited => ("操作太频繁了，请稍后再试。", "Too many requests. Please wait a moment."),
+            Self::AttachmentTooLarge | Self::BodyTooLarge => {
+                ("文件太大了，请换一个小一点的再试。", "The file is too large. Please choose a smaller one.")
+            }
+            Self::AttachmentTextTooLong | Self::AttachmentTooManyPages => {
+                ("文件太长了，请截取一部分再试。", "The file is too long. Please send a part of it.")
+            }
+            Self::AttachmentTypeUnsupported | Self::AttachmentTypeMismatch | Self::AttachmentTextInvalid => (
+                "暂不支持这种文件，请换一种格式。",
+                "This kind of file is not supported. Please choose another.",
+            ),
+            Self::TooManyAttachments => {
+                ("附件太多了，请减少后再试。", "Too many attachments. Please remove some.")
+            }
+            Self::MessageEmpty | Self::MessagesEmpty => ("请输入内容。", "Please enter a message."),
+            Self::UpstreamRefusedRequest => (
+                "这个请求无法处理，请换个说法再试。",
+                "This request cannot be processed. Please rephrase it.",
+            ),
+            Self::UpstreamTimeout | Self::BodyTimeout => {
+                ("响应超时了，请稍后再试。", "It took too long. Please try again later.")
+            }
+            Self::UpstreamOverloaded => {
+                ("现在使用的人太多了，请稍后再试。", "The service is busy. Please try again later.")
+            }
+            _ => match self.blame() {
+                Blame::Client => {
+                    ("请求有误，请更新小程序后再试。", "The request is not valid. Please update the app.")
+                }
+                _ => ("服务暂时不可用，请稍后再试。", "The service is unavailable. Please try again later."),
+            },
+        }
+    }
+}
+
+/// One failed request.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Failure {
+    /// What.
+    pub code: Code,
+    /// Details for a developer, in English, about their own input or in our words.
+    pub message: String,
+    /// Seconds after which it may be tried again.
+    pub retry_after_s: Option<u64>,
+}
+
+impl Failure {
+    /// A failure with its details.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), retry_after_s: None }
+    }
+
+    /// Adds the time to wait.
+    #[must_use]
+    pub fn after(mut self, seconds: u64) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
+    /// The JSON body, also used as the last event of a stream.
+    pub fn body(&self, trace_id: &str, language: Language) -> String {
+        let (zh, en) = self.code.answer();
+        let answer = match language {
+            Language::Zh => zh,
+            Language::En => en,
+        };
+        let mut out = String::with_capacity(256);
+        // Writing to a String cannot fail.
+        let _ = write!(
+            out,
+            r#"{{"error":{{"code":"{}","message":{},"type":"{}","retryable":{}}},"traceId":{},"answer":{}}}"#,
+            self.code.name(),
+            json::string(&self.message),
+            self.code.kind(),
+            self.code.retryable(),
+            json::string(trace_id),
+            json::string(answer),
+        );
+        out
+    }
+}
+
+/// The language of the texts that a person reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub enum Language {
+    /// Simplified Chinese.
+    #[default]
+    Zh,
+    /// English.
+    En,
+}
+
+impl Language {
+    /// By `Accept-Language`: English when its first range is English.
+    pub fn accepted(header: Option<&str>) -> Self {
+        let first = header.and_then(|value| value.split(',').next()).unwrap_or_default().trim();
+        if first.get(..2).is_some_and(|lang| lang.eq_ignore_ascii_case("en")) { Self::En } else { Self::Zh }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    #[test]
+    fn every_body_is_json_and_complete() {
+        for code in Code::ALL {
+            for language in [Language::Zh, Language::En] {
+                let body = Failure::new(*code, "a \"quoted\"\nmessage").body("t-1", language);
+                let value: serde_json::Value = serde_json::from_str(&body).expect("json");
+                assert_eq!(value["error"]["code"], code.name());
+                assert_eq!(value["traceId"], "t-1");
+                assert!(value["answer"].as_str().is_some_and(|text| !text.is_empty()));
+            }
+        }
+    }
+
+    #[test]
+    fn names_are_unique_and_statuses_are_errors() {
+        let mut names: Vec<_> = Code::ALL.iter().map(|code| code.name()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), Code::ALL.len());
+        assert!(Code::ALL.iter().all(|code| (400..600).contains(&code.status())));
+    }
+
+    #[test]
+    fn the_first_language_range_decides() {
+        assert_eq!(Language::accepted(Some("en-US,zh;q=0.9")), Language::En);
+        for header in [None, Some(""), Some("zh-CN,en"), Some("é")] {
+            assert_eq!(Language::accepted(header), Language::Zh);
+        }
+    }
+}

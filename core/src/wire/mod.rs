@@ -1,0 +1,18 @@
+//! External formats: parse and render. Knows no policy beyond the limits it is given.
+//!
+//! Wire structs never leave this folder; what leaves it are plain values. The one place
+//! that turns an error into a status and a body is [`failure`].
+
+pub(crate) mod answer;
+pub(crate) mod attachment;
+pub(crate) mod base64_scan;
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod elide;
+pub mod failure;
+pub(crate) mod json;
+pub(crate) mod links;
+pub(crate) mod pdf;
+pub(crate) mod responses;
+pub(crate) mod sse;
+pub(crate) mod upstream;
