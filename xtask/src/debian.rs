@@ -1,0 +1,236 @@
+//! Debian packages: what is installed, what could be, and getting the rest.
+//!
+//! Installing needs root. Where there is neither root nor a `sudo` that asks no
+//! password, the message says what to install.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::cache::Cache;
+use crate::step::{Result, Run, already, step};
+
+/// Major and minor of a package version or compiler release.
+pub(crate) type Version = (u32, u32);
+
+/// A package, and the oldest version that will do.
+#[derive(Debug, Clone)]
+pub(crate) struct Package {
+    name: String,
+    at_least: Option<Version>,
+}
+
+impl Package {
+    pub(crate) fn any(name: impl Into<String>) -> Self {
+        Self { name: name.into(), at_least: None }
+    }
+
+    pub(crate) fn at_least(name: impl Into<String>, version: Version) -> Self {
+        Self { name: name.into(), at_least: Some(version) }
+    }
+
+    fn accepts(&self, version: Option<&str>) -> bool {
+        match (version, self.at_least) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(text), Some(least)) => parse_version(text).is_some_and(|found| found >= least),
+        }
+    }
+}
+
+/// Installs the packages that are missing or too old.
+pub(crate) fn install(packages: &[Package]) -> Result<()> {
+    if Command::new("apt-get").arg("--version").text().is_err() {
+        return Err("this is no Debian system (no apt-get)".into());
+    }
+    let missing = |packages: &[Package]| -> Result<Vec<Package>> {
+        let mut missing = Vec::new();
+        for package in packages {
+            if !package.accepts(policy(&package.name)?.installed.as_deref()) {
+                missing.push(package.clone());
+            }
+        }
+        Ok(missing)
+    };
+    let wanted = missing(packages)?;
+    let names: Vec<&str> = wanted.iter().map(|package| package.name.as_str()).collect();
+    if names.is_empty() {
+        let all: Vec<&str> = packages.iter().map(|package| package.name.as_str()).collect();
+        already("apt", &all.join(" "));
+        return Ok(());
+    }
+    let root = Root::find().ok_or_else(|| {
+        format!(
+            "not allowed to install Debian packages here; as root: apt-get update && apt-get install --no-install-recommends {}",
+            names.join(" ")
+        )
+    })?;
+
+    // Lists that came with the system can be old enough to offer a release that
+    // is too old, or one that the mirror has dropped.
+    if !offered(&wanted)? {
+        step("apt", "apt-get update: the lists are missing or old", || root.apt(&["update", "-qq"]))?;
+        if !offered(&wanted)? {
+            return Err(format!("this Debian release does not offer {}", describe(&wanted)).into());
+        }
+    }
+    let mut install = vec!["install", "-y", "-qq", "--no-install-recommends"];
+    install.extend(&names);
+    step("apt", &format!("apt-get install {}", names.join(" ")), || {
+        root.apt(&install).or_else(|_| {
+            root.apt(&["update", "-qq"])?;
+            root.apt(&install)
+        })
+    })
+}
+
+/// A program from a Debian package: the installed one, else the package's own,
+/// unpacked into the cache. Nothing is installed, so no service starts.
+pub(crate) fn program(cache: &Cache, package: &str) -> Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let installed = env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin")])
+        .map(|dir| dir.join(package))
+        .find(|program| program.is_file());
+    if let Some(program) = installed {
+        already(package, &program.display().to_string());
+        return Ok(program);
+    }
+    let advice =
+        || format!("{package} is missing and could not be fetched; as root: apt-get install {package}");
+    if policy(package).ok().and_then(|policy| policy.candidate).is_none() {
+        let root = Root::find().ok_or_else(advice)?;
+        step("apt", "apt-get update: the lists are missing", || root.apt(&["update", "-qq"]))?;
+    }
+    let candidate = policy(package)?.candidate.ok_or_else(advice)?;
+    let part = format!("{package}-{}", candidate.replace(['/', ':'], "_"));
+    let dir = match cache.part(&part) {
+        Some(dir) => dir,
+        None => step(package, "apt-get download, unpacked into the cache", || {
+            cache.part_or(&part, |dir| unpack(package, dir))
+        })
+        .map_err(|error| format!("{error}\n{}", advice()))?,
+    };
+    Ok(dir.join("usr/sbin").join(package))
+}
+
+fn unpack(package: &str, dir: &Path) -> Result<()> {
+    Command::new("apt-get").args(["download", "-qq", package]).current_dir(dir).run_quietly()?;
+    for entry in std::fs::read_dir(dir)? {
+        let file = entry?.path();
+        if file.extension().is_some_and(|extension| extension == "deb") {
+            Command::new("dpkg-deb").arg("-x").arg(&file).arg(dir).run_quietly()?;
+            std::fs::remove_file(&file)?;
+        }
+    }
+    Command::new(dir.join("usr/sbin").join(package)).arg("-v").run_quietly()
+}
+
+/// How to run a command as root.
+#[derive(Debug, Clone, Copy)]
+enum Root {
+    Already,
+    Sudo,
+}
+
+impl Root {
+    fn find() -> Option<Self> {
+        if Command::new("id").arg("-u").text().is_ok_and(|id| id == "0") {
+            return Some(Self::Already);
+        }
+        let sudo = Command::new("sudo").args(["-n", "true"]).text();
+        sudo.is_ok().then_some(Self::Sudo)
+    }
+
+    fn apt(self, arguments: &[&str]) -> Result<()> {
+        let mut command = match self {
+            Self::Already => Command::new("env"),
+            Self::Sudo => {
+                let mut sudo = Command::new("sudo");
+                sudo.args(["-n", "env"]);
+                sudo
+            }
+        };
+        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(arguments).run_quietly()
+    }
+}
+
+/// What apt knows about a package.
+#[derive(Debug, PartialEq, Eq)]
+struct Policy {
+    installed: Option<String>,
+    candidate: Option<String>,
+}
+
+fn policy(package: &str) -> Result<Policy> {
+    let output = Command::new("apt-cache").args(["policy", package]).env("LC_ALL", "C").text()?;
+    Ok(parse_policy(&output))
+}
+
+fn parse_policy(output: &str) -> Policy {
+    let field = |name: &str| {
+        let mut lines = output.lines().map(str::trim);
+        let value = lines.find_map(|line| line.strip_prefix(name))?.trim();
+        (value != "(none)").then(|| value.to_owned())
+    };
+    Policy { installed: field("Installed:"), candidate: field("Candidate:") }
+}
+
+fn offered(packages: &[Package]) -> Result<bool> {
+    for package in packages {
+        if !package.accepts(policy(&package.name)?.candidate.as_deref()) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn describe(packages: &[Package]) -> String {
+    let one = |package: &Package| match package.at_least {
+        Some((major, minor)) => format!("{} {major}.{minor} or later", package.name),
+        None => package.name.clone(),
+    };
+    packages.iter().map(one).collect::<Vec<_>>().join(", ")
+}
+
+/// The first two numbers of `1:1.96.0+dfsg1-1` or `1.96.0`.
+pub(crate) fn parse_version(text: &str) -> Option<Version> {
+    let upstream = text.split_once(':').map_or(text, |(_epoch, rest)| rest);
+    let mut numbers = upstream.split(|c: char| !c.is_ascii_digit());
+    let major = numbers.next()?.parse().ok()?;
+    let minor = numbers.next()?.parse().ok()?;
+    Some((major, minor))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_numbers_not_text() {
+        assert_eq!(parse_version("1.96.0+dfsg1-1~deb12u2"), Some((1, 96)));
+        assert_eq!(parse_version("1:22.1.8-1~deb12u1"), Some((22, 1)));
+        assert_eq!(parse_version("24.21.0"), Some((24, 21)));
+        assert_eq!(parse_version("unknown"), None);
+        assert!(parse_version("1.100.0") > parse_version("1.96.0"));
+    }
+
+    #[test]
+    fn an_old_candidate_is_not_accepted() {
+        let package = Package::at_least("rustc-web", (1, 95));
+        assert!(package.accepts(Some("1.95.0+dfsg1-1")));
+        assert!(package.accepts(Some("1.96.0+dfsg1-1~deb12u2")));
+        assert!(!package.accepts(Some("1.85.0+dfsg3-1~deb12u3")));
+        assert!(!package.accepts(None));
+        assert!(Package::any("nginx").accepts(Some("1.22.1-9")));
+    }
+
+    #[test]
+    fn policy_output() {
+        let output = "rustc-web:\n  Installed: (none)\n  Candidate: 1.85.0+dfsg3-1\n  Version table:\n     1.85.0+dfsg3-1 500\n";
+        let expected = Policy { installed: None, candidate: Some("1.85.0+dfsg3-1".to_owned()) };
+        assert_eq!(parse_policy(output), expected);
+        let unknown = Policy { installed: None, candidate: None };
+        assert_eq!(parse_policy(""), unknown);
+    }
+}

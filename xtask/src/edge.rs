@@ -1,0 +1,228 @@
+//! `cargo xtask edge`: the module in workerd, on this machine, through wrangler.
+
+use std::env;
+use std::fs::{self, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+
+use crate::layout::Layout;
+use crate::node::Node;
+use crate::step::{Result, exit_code};
+use crate::{module, parts, toolchain};
+
+/// Settings that the edge reads (docs/configuration.md); what only the native host
+/// uses, such as `PORT`, is not among them.
+const SETTINGS: &[&str] = &[
+    "API_KEY",
+    "CHAT_CLIENT_SYSTEM",
+    "CHAT_MEMORY",
+    "CHAT_MODELS",
+    "CONNECT_TIMEOUT_MS",
+    "CORS_ALLOW_ORIGINS",
+    "FAULT_INJECTION",
+    "FIRST_BYTE_TIMEOUT_MS",
+    "HEARTBEAT_MS",
+    "IDLE_TIMEOUT_MS",
+    "LOG_LEVEL",
+    "MAX_ATTACHMENTS",
+    "MAX_BODY_BYTES",
+    "MAX_FILE_BYTES",
+    "MAX_FILE_CHARS",
+    "MAX_IMAGE_BYTES",
+    "MAX_PDF_PAGES",
+    "MAX_TOKENS",
+    "MINIGATE_ENV",
+    "OPENCLAW_AGENT",
+    "OPENCLAW_API_KEY",
+    "OPENCLAW_GATEWAY_TOKEN",
+    "OPENCLAW_GATEWAY_URL",
+    "RATE_LIMIT_BURST",
+    "RATE_LIMIT_PER_MINUTE",
+    "SESSION_SECRET",
+    "STORE_FAILURE",
+    "SYSTEM_PROMPT",
+    "TURN_TIMEOUT_MS",
+];
+
+/// Builds the module and serves it on 127.0.0.1:8787 until interrupted.
+pub(crate) fn edge(layout: &Layout, arguments: &[String]) -> Result<ExitCode> {
+    let toolchain = toolchain::ensure(layout)?;
+    module::build(layout, &toolchain)?;
+    let node = Node::ensure(layout)?;
+    let tools = node.edge_tools(layout)?;
+
+    let mut settings = settings(|name| env::var(name).ok())?;
+    let has = |settings: &Settings, name| settings.iter().any(|(known, _)| *known == name);
+    if !has(&settings, "MINIGATE_ENV") {
+        eprintln!("[edge] MINIGATE_ENV is not set: dev");
+        settings.push(("MINIGATE_ENV", "dev".to_owned()));
+    }
+    let mut demo = None;
+    if !has(&settings, "OPENCLAW_GATEWAY_URL") {
+        parts::host(layout)?;
+        let upstream = Demo::start(&layout.host_program())?;
+        eprintln!(
+            "[edge] OPENCLAW_GATEWAY_URL is not set: the demo upstream at {} answers, not OpenClaw",
+            upstream.url
+        );
+        settings.push(("OPENCLAW_GATEWAY_URL", upstream.url.clone()));
+        if !has(&settings, "OPENCLAW_GATEWAY_TOKEN") {
+            settings.push(("OPENCLAW_GATEWAY_TOKEN", "demo".to_owned()));
+        }
+        demo = Some(upstream);
+    }
+    let file = SettingsFile::write(&settings)?;
+
+    eprintln!("[edge] wrangler dev on http://127.0.0.1:8787");
+    let status = Command::new(&node.program)
+        .arg(tools.dir.join("node_modules/wrangler/bin/wrangler.js"))
+        .args(["dev", "--local", "--ip", "127.0.0.1", "--port", "8787"])
+        .args(["--show-interactive-dev-session=false", "--env-file"])
+        .arg(&file.path)
+        .args(arguments)
+        .current_dir(&layout.root)
+        .env("PATH", node.search_path()?)
+        .env("WRANGLER_SEND_METRICS", "false")
+        // Else it looks up a host of Cloudflare's for the request's `cf` object.
+        .env("CLOUDFLARE_CF_FETCH_ENABLED", "false")
+        .status()?;
+    drop((demo, file));
+    Ok(exit_code(status))
+}
+
+type Settings = Vec<(&'static str, String)>;
+
+/// The settings of the environment. `NAME_FILE` is read here: there are no files
+/// on the edge.
+fn settings(variable: impl Fn(&str) -> Option<String>) -> Result<Settings> {
+    let mut found = Settings::new();
+    for &name in SETTINGS {
+        let value = match (variable(name), variable(&format!("{name}_FILE"))) {
+            (Some(value), _) => Some(value),
+            (None, Some(path)) => {
+                let text =
+                    fs::read_to_string(&path).map_err(|error| format!("{name}_FILE: {path}: {error}"))?;
+                Some(text.trim_end().to_owned())
+            }
+            (None, None) => None,
+        };
+        found.extend(value.filter(|value| !value.is_empty()).map(|value| (name, value)));
+    }
+    Ok(found)
+}
+
+/// Settings for wrangler, readable by this user only and gone afterwards. On the
+/// command line others could see them.
+#[derive(Debug)]
+struct SettingsFile {
+    path: PathBuf,
+}
+
+impl SettingsFile {
+    fn write(settings: &Settings) -> Result<Self> {
+        let path = env::temp_dir().join(format!("minigate-edge-{}.env", std::process::id()));
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let mut file =
+            options.open(&path).map_err(|error| format!("cannot create {}: {error}", path.display()))?;
+        let written = Self { path };
+        for (name, value) in settings {
+            writeln!(file, "{name}={}", quote(value)?)?;
+        }
+        Ok(written)
+    }
+}
+
+impl Drop for SettingsFile {
+    fn drop(&mut self) {
+        // It is in the system's temporary directory: at worst it stays until a restart.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// A value in a quote that it does not contain; the format has no escape for it.
+fn quote(value: &str) -> Result<String> {
+    let quote = ['\'', '`', '"'].into_iter().find(|&quote| !value.contains(quote));
+    let quote = quote.ok_or("a setting contains all three kinds of quotes")?;
+    Ok(format!("{quote}{value}{quote}"))
+}
+
+/// The built-in stand-in for OpenClaw, as a process of its own.
+#[derive(Debug)]
+struct Demo {
+    child: Child,
+    url: String,
+}
+
+impl Demo {
+    fn start(program: &Path) -> Result<Self> {
+        let mut child =
+            Command::new(program).arg("demo").stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
+        let output = child.stdout.take();
+        let mut demo = Self { child, url: String::new() };
+        let mut lines = BufReader::new(output.ok_or("the demo upstream has no output")?).lines();
+        let url = lines.find_map(|line| demo_url(&line.ok()?));
+        demo.url = url.ok_or("the demo upstream ended without saying where it listens")?;
+        // Its log must not fill the pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        Ok(demo)
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        // Nothing is left to do when it has already ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The address in `{"event":"demo_listening","url":"http://127.0.0.1:PORT"}`.
+fn demo_url(line: &str) -> Option<String> {
+    let event: serde_json::Value = serde_json::from_str(line).ok()?;
+    let listening = event["event"] == "demo_listening";
+    listening.then(|| event["url"].as_str().map(str::to_owned))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_known_settings_are_passed() -> Result<()> {
+        let variable = |name: &str| match name {
+            "LOG_LEVEL" => Some("debug".to_owned()),
+            "API_KEY" => Some(String::new()),
+            "HOME" => Some("/h".to_owned()),
+            _ => None,
+        };
+        assert_eq!(settings(variable)?, [("LOG_LEVEL", "debug".to_owned())]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_secret_file_that_is_missing_is_an_error() {
+        let variable = |name: &str| (name == "API_KEY_FILE").then(|| "/does/not/exist".to_owned());
+        assert!(settings(variable).is_err_and(|error| error.to_string().contains("API_KEY_FILE")));
+    }
+
+    #[test]
+    fn a_value_is_quoted_with_what_it_lacks() -> Result<()> {
+        assert_eq!(quote("a b")?, "'a b'");
+        assert_eq!(quote("it's")?, "`it's`");
+        assert_eq!(quote("'`")?, "\"'`\"");
+        assert!(quote("'`\"").is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn the_demo_says_where_it_listens() {
+        let line = r#"{"event":"demo_listening","url":"http://127.0.0.1:4321"}"#;
+        assert_eq!(demo_url(line).as_deref(), Some("http://127.0.0.1:4321"));
+        assert_eq!(demo_url(r#"{"event":"start"}"#), None);
+        assert_eq!(demo_url("text"), None);
+    }
+}

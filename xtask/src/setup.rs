@@ -1,0 +1,20 @@
+//! `cargo xtask setup`: every part that the other commands use.
+
+use crate::bindgen;
+use crate::layout::Layout;
+use crate::node::Node;
+use crate::step::Result;
+use crate::toolchain;
+
+/// Installs what is missing, except for the benchmark's nginx, which
+/// `bench` gets for itself.
+pub(crate) fn setup(layout: &Layout) -> Result<()> {
+    toolchain::ensure(layout)?;
+    bindgen::glue(layout)?;
+    bindgen::test_runner(layout)?;
+    let node = Node::ensure(layout)?;
+    node.edge_tools(layout)?;
+    node.openclaw(layout)?;
+    eprintln!("everything is there");
+    Ok(())
+}
