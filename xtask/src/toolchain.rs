@@ -117,7 +117,7 @@ impl Toolchain {
         if let Some(debian) = &self.debian {
             flags.push(format!("--sysroot={}", debian.sysroot.display()));
             flags.push(format!("-Clinker={}", debian.linker));
-            flags.push("-Clinker-flavor=wasm-lld".to_owned());
+            flags.push("-Clinker-flavor=wasm-ld".to_owned());
             debian_environment(&mut command, &debian.rustc);
         }
         command
