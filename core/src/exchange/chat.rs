@@ -141,7 +141,6 @@ impl Exchange {
                 headers,
                 credential: Some(OPENCLAW.into()),
                 body: request.body,
-                connect_timeout_ms: policy.deadlines.connect,
                 delivery,
             },
             store_id,

@@ -52,7 +52,6 @@ impl Exchange {
             headers: Vec::new(),
             credential: None,
             body: Rope::default(),
-            connect_timeout_ms: policy.deadlines.connect,
             delivery: Delivery::Whole { limit: 64 * 1024 },
         }));
         self.outputs.push_back(Output::Store { id: store_id, key: "probe".into(), op: Op::Probe });

@@ -165,7 +165,7 @@ pub enum BodyFailure {
 pub enum FetchFailure {
     /// No connection: refused, unreachable, no such host.
     Connect,
-    /// No connection within [`Fetch::connect_timeout_ms`].
+    /// No connection within the policy's connect deadline.
     ConnectTimeout,
     /// The connection broke before the body was complete.
     Reset,
@@ -275,8 +275,6 @@ pub struct Fetch {
     pub credential: Option<String>,
     /// The body.
     pub body: Rope,
-    /// The most milliseconds that a new connection may take.
-    pub connect_timeout_ms: u32,
     /// How the answer is to be given.
     pub delivery: Delivery,
 }

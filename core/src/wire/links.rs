@@ -20,7 +20,7 @@ const FILE_ENDINGS: &[&str] = &[
 
 /// One entry of the answer's `attachments`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Link {
+pub(crate) struct Link {
     /// `image` or `file`.
     #[serde(rename = "type")]
     pub kind: LinkKind,
@@ -33,7 +33,7 @@ pub struct Link {
 /// What a link leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum LinkKind {
+pub(crate) enum LinkKind {
     /// A picture.
     Image,
     /// A file.

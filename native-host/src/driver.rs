@@ -1,0 +1,338 @@
+//! Drives one exchange: the run loop of the core's documentation.
+//!
+//! It is pulled by the client: while the client does not read, nothing is read from the
+//! upstream. When it goes away the driver is dropped, and with it every connection that it
+//! holds, which makes OpenClaw abort the run.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    future::{Future as _, poll_fn},
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures_util::future::LocalBoxFuture;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use minigate_core::{
+    exchange::Exchange,
+    policy::Policy,
+    seam::{BodyFailure, Delivery, Fetch, FetchFailure, Input, Moment, Output, Reply, RequestHead, Step},
+    state::Outcome,
+};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::{
+    clock::Clock,
+    journal,
+    lines::Lines,
+    module::Core,
+    store::Store,
+    upstream::{self, RopeBody, Upstream},
+};
+
+/// What a thread's exchanges share.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) core: RefCell<Core>,
+    pub(crate) upstream: Upstream,
+    pub(crate) store: Store,
+    pub(crate) policy: Arc<Policy>,
+}
+
+/// What goes to the client.
+#[derive(Debug)]
+pub(crate) enum Emission {
+    Head { status: u16, headers: Vec<(String, String)> },
+    Chunk(Bytes),
+    End,
+}
+
+/// Something that was waited for.
+enum Event {
+    Body(Result<Vec<Bytes>, BodyFailure>, Option<Incoming>),
+    Stored(u32, Option<Outcome>),
+    Whole { id: u32, status: u16, headers: Vec<(String, String)>, parts: Vec<Bytes> },
+    Head { id: u32, status: u16, headers: Vec<(String, String)>, body: Incoming, limit: u64 },
+    Lines { id: u32, lines: Bytes, rest: Stream },
+    End(u32),
+    Failed(u32, FetchFailure),
+}
+
+/// The part of a streamed answer that has not come yet.
+struct Stream {
+    body: Incoming,
+    lines: Lines,
+    limit: u64,
+    ended: bool,
+}
+
+/// One exchange and everything that belongs to it.
+pub(crate) struct Driver {
+    worker: Rc<Worker>,
+    clock: Clock,
+    head: RequestHead,
+    begun: Moment,
+    state: Vec<u8>,
+    request: Option<Incoming>,
+    body: Vec<Bytes>,
+    waiting: Vec<(u32, LocalBoxFuture<'static, Event>)>,
+    deadline: Option<Pin<Box<Sleep>>>,
+    emissions: VecDeque<Emission>,
+    head_sent: bool,
+    done: bool,
+}
+
+/// The id under which the body is waited for; the core's own begin at 1.
+const BODY: u32 = 0;
+
+impl Driver {
+    /// Begins an exchange with a request's head.
+    pub(crate) fn begin(worker: Rc<Worker>, head: RequestHead, request: Incoming) -> Self {
+        let clock = Clock::start();
+        let begun = clock.moment();
+        let reply = worker.core.borrow_mut().step(begun, Step::Begin(head.clone()), &[] as &[Bytes]);
+        let mut driver = Self {
+            worker,
+            clock,
+            head,
+            begun,
+            state: Vec::new(),
+            request: Some(request),
+            body: Vec::new(),
+            waiting: Vec::new(),
+            deadline: None,
+            emissions: VecDeque::new(),
+            head_sent: false,
+            done: false,
+        };
+        driver.take(reply.map_err(|broken| broken.0));
+        driver
+    }
+
+    /// The next thing for the client; `None` when the exchange is over.
+    pub(crate) async fn next(&mut self) -> Option<Emission> {
+        loop {
+            if let Some(emission) = self.emissions.pop_front() {
+                return Some(emission);
+            }
+            if self.done {
+                return None;
+            }
+            let event = poll_fn(|context| self.poll_event(context)).await;
+            self.handle(event);
+        }
+    }
+
+    /// The first of what is waited for, or the deadline.
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        for index in 0..self.waiting.len() {
+            if let Poll::Ready(event) = self.waiting[index].1.as_mut().poll(context) {
+                drop(self.waiting.swap_remove(index));
+                return Poll::Ready(Some(event));
+            }
+        }
+        match &mut self.deadline {
+            Some(sleep) => sleep.as_mut().poll(context).map(|()| None),
+            None => Poll::Pending,
+        }
+    }
+
+    fn handle(&mut self, event: Option<Event>) {
+        let Some(event) = event else { return self.step(Input::Deadline, &[]) };
+        match event {
+            Event::Body(Ok(parts), _) => {
+                self.body = parts;
+                let parts = std::mem::take(&mut self.body);
+                self.step_keeping(Input::Body(&[]), parts);
+            }
+            Event::Body(Err(failure), rest) => {
+                self.request = rest;
+                self.step(Input::BodyFailed(failure), &[]);
+            }
+            Event::Stored(id, Some(outcome)) => self.step(Input::Stored { id, outcome }, &[]),
+            Event::Stored(id, None) => self.step(Input::StoreFailed { id }, &[]),
+            Event::Whole { id, status, headers, parts } => {
+                self.step(Input::FetchWhole { id, status, headers, body: &[] }, &parts);
+            }
+            Event::Head { id, status, headers, body, limit } => {
+                self.read_on(id, Stream { body, lines: Lines::default(), limit, ended: false });
+                self.step(Input::FetchHead { id, status, headers }, &[]);
+            }
+            Event::Lines { id, lines, rest } => {
+                self.read_on(id, rest);
+                self.step(Input::FetchLines { id, lines: &[] }, &[lines]);
+            }
+            Event::End(id) => self.step(Input::FetchEnd { id }, &[]),
+            Event::Failed(id, failure) => self.step(Input::FetchFailed { id, failure }, &[]),
+        }
+    }
+
+    /// A step whose payload is the request's body, which is kept for ropes.
+    fn step_keeping(&mut self, input: Input<'_>, parts: Vec<Bytes>) {
+        let reply = self.call(input, &parts);
+        self.body = parts;
+        self.take(reply);
+    }
+
+    fn step(&mut self, input: Input<'_>, payload: &[Bytes]) {
+        let reply = self.call(input, payload);
+        self.take(reply);
+    }
+
+    fn call(&mut self, input: Input<'_>, payload: &[Bytes]) -> Result<Reply, String> {
+        let step = Step::Continue { state: &self.state, input };
+        self.worker.core.borrow_mut().step(self.clock.moment(), step, payload).map_err(|broken| broken.0)
+    }
+
+    /// Carries out what a step asked for.
+    fn take(&mut self, reply: Result<Reply, String>) {
+        match reply {
+            Ok(reply) => {
+                self.state = reply.state.into_vec();
+                for output in reply.outputs {
+                    self.perform(output);
+                }
+            }
+            Err(problem) => {
+                journal::event("error", "module_failed", &[("problem", problem.into())]);
+                let policy = Arc::clone(&self.worker.policy);
+                let now = self.clock.moment();
+                for output in Exchange::broken(&policy, &self.head, self.begun, now, self.head_sent) {
+                    self.perform(output);
+                }
+            }
+        }
+    }
+
+    fn perform(&mut self, output: Output) {
+        match output {
+            Output::ReadBody { limit } => {
+                if let Some(body) = self.request.take() {
+                    self.waiting.push((BODY, Box::pin(read_body(body, limit))));
+                }
+            }
+            Output::Store { id, key, op } => {
+                let store = self.worker.store.clone();
+                self.waiting.push((id, Box::pin(async move { Event::Stored(id, store.apply(key, op).await) })));
+            }
+            Output::Fetch(fetch) => {
+                let body = RopeBody::new(&fetch.body, &self.body);
+                // The upstream's request holds what it needs of the body.
+                self.body = Vec::new();
+                let upstream = self.worker.upstream.clone();
+                self.waiting.push((fetch.id, Box::pin(send(upstream, fetch, body))));
+            }
+            Output::Cancel { id } => self.waiting.retain(|(waiting, _)| *waiting != id),
+            Output::Head { status, headers } => {
+                self.head_sent = true;
+                self.discard_request();
+                self.emissions.push_back(Emission::Head { status, headers });
+            }
+            Output::Chunk(bytes) => self.emissions.push_back(Emission::Chunk(bytes.into_vec().into())),
+            Output::End => self.emissions.push_back(Emission::End),
+            Output::Record { line, .. } => journal::line(&line),
+            Output::Deadline { at_ms, .. } => {
+                let at = Instant::from_std(self.clock.instant(at_ms));
+                match &mut self.deadline {
+                    Some(sleep) if sleep.deadline() == at => {}
+                    Some(sleep) => sleep.as_mut().reset(at),
+                    None => self.deadline = Some(Box::pin(sleep_until(at))),
+                }
+            }
+            Output::Done => {
+                self.done = true;
+                self.waiting.clear();
+                self.deadline = None;
+            }
+        }
+    }
+
+    /// Waits for more lines of a stream.
+    fn read_on(&mut self, id: u32, stream: Stream) {
+        self.waiting.push((id, Box::pin(read_lines(id, stream))));
+    }
+
+    /// An answer before the whole request was read: the rest is read and thrown away for a
+    /// while, or a client that is still sending would see a reset in place of the answer.
+    fn discard_request(&mut self) {
+        let Some(body) = self.request.take().filter(|body| !hyper::body::Body::is_end_stream(body)) else { return };
+        tokio::task::spawn_local(tokio::time::timeout(DISCARD_FOR, async move {
+            let mut body = body;
+            let mut left = DISCARD_BYTES;
+            while let Some(Ok(frame)) = body.frame().await {
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                let Some(rest) = left.checked_sub(length) else { break };
+                left = rest;
+            }
+        }));
+    }
+}
+
+const DISCARD_FOR: std::time::Duration = std::time::Duration::from_secs(10);
+const DISCARD_BYTES: usize = 64 * 1024 * 1024;
+
+impl Drop for Driver {
+    /// Dropped before its end: the client has gone.
+    fn drop(&mut self) {
+        if !self.done {
+            self.waiting.clear();
+            self.step(Input::ClientGone, &[]);
+        }
+    }
+}
+
+async fn read_body(mut body: Incoming, limit: u64) -> Event {
+    let (mut parts, mut length) = (Vec::new(), 0);
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return Event::Body(Err(BodyFailure::Incomplete), None) };
+        let Ok(data) = frame.into_data() else { continue };
+        length += data.len() as u64;
+        if length > limit {
+            return Event::Body(Err(BodyFailure::TooLarge), Some(body));
+        }
+        parts.push(data);
+    }
+    Event::Body(Ok(parts), None)
+}
+
+async fn send(upstream: Upstream, fetch: Fetch, body: RopeBody) -> Event {
+    let id = fetch.id;
+    let response = match upstream.send(&fetch, body).await {
+        Ok(response) => response,
+        Err(failure) => return Event::Failed(id, failure),
+    };
+    let (status, headers) = (response.status().as_u16(), upstream::headers(&response));
+    match fetch.delivery {
+        Delivery::Lines { limit } => Event::Head { id, status, headers, body: response.into_body(), limit },
+        Delivery::Whole { limit } => match upstream::collect(response.into_body(), limit).await {
+            Ok(parts) => Event::Whole { id, status, headers, parts },
+            Err(failure) => Event::Failed(id, failure),
+        },
+    }
+}
+
+async fn read_lines(id: u32, mut stream: Stream) -> Event {
+    while !stream.ended {
+        match stream.body.frame().await {
+            Some(Ok(frame)) => {
+                let Ok(data) = frame.into_data() else { continue };
+                match stream.lines.push(data, stream.limit) {
+                    Ok(Some(lines)) => return Event::Lines { id, lines, rest: stream },
+                    Ok(None) => {}
+                    Err(_) => return Event::Failed(id, FetchFailure::TooLarge),
+                }
+            }
+            Some(Err(_)) => return Event::Failed(id, FetchFailure::Reset),
+            None => stream.ended = true,
+        }
+    }
+    match stream.lines.rest() {
+        Some(lines) => Event::Lines { id, lines, rest: stream },
+        None => Event::End(id),
+    }
+}

@@ -1,0 +1,271 @@
+//! Listens, one runtime and one warm instance for each core, and drains on SIGTERM.
+
+use std::{
+    cell::RefCell,
+    convert::Infallible,
+    future::Future,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    path::PathBuf,
+    rc::Rc,
+    sync::Arc,
+    thread,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::stream::{LocalBoxStream, StreamExt as _, unfold};
+use http_body_util::{Either, Full, StreamBody};
+use hyper::{
+    Request, Response,
+    body::{Frame, Incoming},
+    header::{CONTENT_LENGTH, HeaderName, HeaderValue},
+    service::service_fn,
+};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+};
+use minigate_core::{
+    policy::{Environment, Policy},
+    seam::{REQUEST_HEADERS, RequestHead},
+};
+use tokio::{signal::unix::SignalKind, sync::watch, task::LocalSet};
+
+use crate::{
+    demo,
+    driver::{Driver, Emission, Worker},
+    journal,
+    module::{Code, Core},
+    settings,
+    store::Store,
+    upstream::{Address, Upstream},
+};
+
+/// How long a connection may take to send its request's head.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long running requests may take after SIGTERM; longer than a turn.
+const DRAIN: Duration = Duration::from_secs(70);
+
+/// Everything a thread needs to serve.
+struct Shared {
+    code: Code,
+    policy: Arc<Policy>,
+    address: Address,
+    store: Store,
+}
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Everything that keeps it from starting, in words for an operator.
+pub(crate) fn serve(module: Option<PathBuf>, demo: bool) -> Result<(), String> {
+    let begun = std::time::Instant::now();
+    let gathered = settings::gather()?;
+    let data = settings::data_directory();
+    let module = module.or_else(|| settings::text("MINIGATE_MODULE").map(PathBuf::from)).unwrap_or_else(beside_program);
+    let code = Code::load(&module, &data.join("code"))?;
+    let policy = Policy::from_settings(&gathered.settings, &gathered.secrets, code.facts(), demo).map_err(|errors| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        lines.join("; ")
+    })?;
+    let address = if demo {
+        Address::new(&demo::start()?, None)?
+    } else {
+        let url = gathered.settings.get("OPENCLAW_GATEWAY_URL").map(String::as_str).unwrap_or_default();
+        Address::new(url, gathered.secrets.get("OPENCLAW_GATEWAY_TOKEN"))?
+    };
+    drop(gathered);
+    if policy.environment == Environment::Dev && policy.api_keys.is_empty() {
+        journal::event("warn", "no_api_key", &[("note", "MINIGATE_ENV=dev without API_KEY: anybody may call".into())]);
+    }
+    let mut probe = Core::new(code.clone(), &policy);
+    probe.warm_up()?;
+    let store = Store::open(&data, probe)?;
+
+    let ip = settings::text("BIND_ADDRESS").map_or(Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)), |text| {
+        text.parse().map_err(|_| format!("BIND_ADDRESS: `{text}` is not an IP address"))
+    })?;
+    let wanted = SocketAddr::new(ip, settings::number("PORT", 12626)?);
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    let first = listen(wanted).map_err(|error| format!("{wanted}: {error}"))?;
+    let bound = first.local_addr().map_err(|error| error.to_string())?;
+    let mut listeners = vec![first];
+    for _ in 1..threads {
+        listeners.push(listen(bound).map_err(|error| format!("{bound}: {error}"))?);
+    }
+    let (stop, stopped) = watch::channel(false);
+    let shared = Arc::new(Shared { code, policy: Arc::new(policy), address, store });
+    let workers: Vec<_> = listeners
+        .into_iter()
+        .map(|listener| {
+            let (shared, stopped) = (Arc::clone(&shared), stopped.clone());
+            thread::spawn(move || work(&shared, listener, stopped))
+        })
+        .collect();
+    journal::event(
+        "info",
+        "listening",
+        &[
+            ("address", bound.to_string().into()),
+            ("module", shared.policy.host.module_sha256.as_str().into()),
+            ("env", shared.policy.environment.name().into()),
+            ("demo", demo.into()),
+            ("startMs", u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX).into()),
+        ],
+    );
+    runtime()?.block_on(async {
+        wait_for_signal().await;
+        journal::event("info", "draining", &[]);
+        let _ = stop.send(true);
+    });
+    for worker in workers {
+        worker.join().map_err(|_| "a worker thread ended in a panic".to_owned())??;
+    }
+    journal::event("info", "stopped", &[]);
+    Ok(())
+}
+
+fn beside_program() -> PathBuf {
+    let program = std::env::current_exe().unwrap_or_default();
+    program.with_file_name("minigate.wasm")
+}
+
+pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| format!("runtime: {error}"))
+}
+
+async fn wait_for_signal() {
+    let wait = |kind| async move {
+        match tokio::signal::unix::signal(kind) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = wait(SignalKind::terminate()) => {}
+        () = wait(SignalKind::interrupt()) => {}
+    }
+}
+
+/// Several listeners share one port: the kernel spreads the connections.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    Ok(socket.into())
+}
+
+/// One thread: accepts and serves until told to stop, then drains.
+fn work(shared: &Shared, listener: TcpListener, stopped: watch::Receiver<bool>) -> Result<(), String> {
+    let mut core = Core::new(shared.code.clone(), &shared.policy);
+    core.warm_up()?;
+    let runtime = runtime()?;
+    let local = LocalSet::new();
+    local.block_on(&runtime, async move {
+        let connect_timeout = Duration::from_millis(shared.policy.deadlines.connect.into());
+        let worker = Rc::new(Worker {
+            core: RefCell::new(core),
+            upstream: Upstream::new(shared.address.clone(), connect_timeout),
+            store: shared.store.clone(),
+            policy: Arc::clone(&shared.policy),
+        });
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| error.to_string())?;
+        accept(worker, listener, stopped).await;
+        Ok(())
+    })
+}
+
+async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener, mut stopped: watch::Receiver<bool>) {
+    let mut builder = auto::Builder::new(LocalExecutor);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder.http2().timer(TokioTimer::new());
+    let graceful = GracefulShutdown::new();
+    loop {
+        let (stream, peer) = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file descriptors, most likely: give others time to close.
+                    journal::event("error", "accept_failed", &[("problem", error.to_string().into())]);
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+            _ = stopped.changed() => break,
+        };
+        let _ = stream.set_nodelay(true);
+        let peer = peer.ip().to_canonical().to_string();
+        let worker = Rc::clone(&worker);
+        let service = service_fn(move |request| answer(Rc::clone(&worker), peer.clone(), request));
+        let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
+        // A connection's own errors are the client's leaving.
+        tokio::task::spawn_local(async move { drop(connection.await) });
+    }
+    drop(listener);
+    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+        journal::event("warn", "drain_timed_out", &[]);
+    }
+}
+
+type Answer = Either<Full<Bytes>, StreamBody<LocalBoxStream<'static, Result<Frame<Bytes>, Infallible>>>>;
+
+/// One request.
+async fn answer(worker: Rc<Worker>, peer: String, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
+    let (parts, body) = request.into_parts();
+    let read = |name: &&str| {
+        let values: Vec<&str> = parts.headers.get_all(*name).iter().filter_map(|value| value.to_str().ok()).collect();
+        (!values.is_empty()).then(|| ((*name).to_owned(), values.join(",")))
+    };
+    let head = RequestHead {
+        method: parts.method.as_str().to_owned(),
+        path: parts.uri.path().to_owned(),
+        headers: REQUEST_HEADERS.iter().filter_map(read).collect(),
+        peer,
+        content_length: parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()),
+    };
+    let mut driver = Driver::begin(worker, head, body);
+    let mut response = Response::new(Either::Left(Full::new(Bytes::new())));
+    loop {
+        match driver.next().await {
+            Some(Emission::Head { status, headers }) => {
+                *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap_or_default();
+                let whole = headers.iter().any(|(name, _)| name == "content-length");
+                for (name, value) in headers {
+                    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(&value)) {
+                        response.headers_mut().append(name, value);
+                    }
+                }
+                if !whole {
+                    *response.body_mut() = Either::Right(StreamBody::new(stream(driver)));
+                    return Ok(response);
+                }
+            }
+            Some(Emission::Chunk(bytes)) => *response.body_mut() = Either::Left(Full::new(bytes)),
+            Some(Emission::End) | None => return Ok(response),
+        }
+    }
+}
+
+/// The rest of an answer, as the client reads it.
+fn stream(driver: Driver) -> LocalBoxStream<'static, Result<Frame<Bytes>, Infallible>> {
+    unfold(driver, |mut driver| async move {
+        match driver.next().await {
+            Some(Emission::Chunk(bytes)) => Some((Ok(Frame::data(bytes)), driver)),
+            Some(Emission::Head { .. } | Emission::End) | None => None,
+        }
+    })
+    .boxed_local()
+}
+
+/// Runs a connection's helpers on its own thread.
+#[derive(Clone, Copy, Debug)]
+struct LocalExecutor;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}
