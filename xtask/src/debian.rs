@@ -46,7 +46,7 @@ pub(crate) fn install(packages: &[Package]) -> Result<()> {
     let missing = |packages: &[Package]| -> Result<Vec<Package>> {
         let mut missing = Vec::new();
         for package in packages {
-            if !package.accepts(policy(&package.name)?.installed.as_deref()) {
+            if !package.accepts(installed(&package.name).as_deref()) {
                 missing.push(package.clone());
             }
         }
@@ -98,11 +98,11 @@ pub(crate) fn program(cache: &Cache, package: &str) -> Result<PathBuf> {
     }
     let advice =
         || format!("{package} is missing and could not be fetched; as root: apt-get install {package}");
-    if policy(package).ok().and_then(|policy| policy.candidate).is_none() {
+    if candidate(package).ok().flatten().is_none() {
         let root = Root::find().ok_or_else(advice)?;
         step("apt", "apt-get update: the lists are missing", || root.apt(&["update", "-qq"]))?;
     }
-    let candidate = policy(package)?.candidate.ok_or_else(advice)?;
+    let candidate = candidate(package)?.ok_or_else(advice)?;
     let part = format!("{package}-{}", candidate.replace(['/', ':'], "_"));
     let dir = match cache.part(&part) {
         Some(dir) => dir,
@@ -155,30 +155,34 @@ impl Root {
     }
 }
 
-/// What apt knows about a package.
-#[derive(Debug, PartialEq, Eq)]
-struct Policy {
-    installed: Option<String>,
-    candidate: Option<String>,
+/// The installed version, if any.
+fn installed(package: &str) -> Option<String> {
+    let output =
+        Command::new("dpkg-query").args(["-W", "-f", "${db:Status-Status} ${Version}", package]).text();
+    parse_status(&output.ok()?)
 }
 
-fn policy(package: &str) -> Result<Policy> {
+fn parse_status(output: &str) -> Option<String> {
+    // A removed package can have left its configuration, and so a version.
+    let version = output.strip_prefix("installed ")?;
+    Some(version.trim().to_owned())
+}
+
+/// The version that `apt-get install` would get, by the lists as they are.
+fn candidate(package: &str) -> Result<Option<String>> {
     let output = Command::new("apt-cache").args(["policy", package]).env("LC_ALL", "C").text()?;
-    Ok(parse_policy(&output))
+    Ok(parse_candidate(&output))
 }
 
-fn parse_policy(output: &str) -> Policy {
-    let field = |name: &str| {
-        let mut lines = output.lines().map(str::trim);
-        let value = lines.find_map(|line| line.strip_prefix(name))?.trim();
-        (value != "(none)").then(|| value.to_owned())
-    };
-    Policy { installed: field("Installed:"), candidate: field("Candidate:") }
+fn parse_candidate(output: &str) -> Option<String> {
+    let mut lines = output.lines().map(str::trim);
+    let version = lines.find_map(|line| line.strip_prefix("Candidate:"))?.trim();
+    (version != "(none)").then(|| version.to_owned())
 }
 
 fn offered(packages: &[Package]) -> Result<bool> {
     for package in packages {
-        if !package.accepts(policy(&package.name)?.candidate.as_deref()) {
+        if !package.accepts(candidate(&package.name)?.as_deref()) {
             return Ok(false);
         }
     }
@@ -226,11 +230,12 @@ mod tests {
     }
 
     #[test]
-    fn policy_output() {
-        let output = "rustc-web:\n  Installed: (none)\n  Candidate: 1.85.0+dfsg3-1\n  Version table:\n     1.85.0+dfsg3-1 500\n";
-        let expected = Policy { installed: None, candidate: Some("1.85.0+dfsg3-1".to_owned()) };
-        assert_eq!(parse_policy(output), expected);
-        let unknown = Policy { installed: None, candidate: None };
-        assert_eq!(parse_policy(""), unknown);
+    fn what_dpkg_and_apt_say() {
+        assert_eq!(parse_status("installed 1.96.0+dfsg1-1").as_deref(), Some("1.96.0+dfsg1-1"));
+        assert_eq!(parse_status("config-files 1.85.0+dfsg3-1"), None);
+        let policy = "rustc-web:\n  Installed: (none)\n  Candidate: 1.85.0+dfsg3-1\n  Version table:\n";
+        assert_eq!(parse_candidate(policy).as_deref(), Some("1.85.0+dfsg3-1"));
+        assert_eq!(parse_candidate("nginx:\n  Installed: (none)\n  Candidate: (none)\n"), None);
+        assert_eq!(parse_candidate(""), None);
     }
 }

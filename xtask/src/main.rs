@@ -10,6 +10,7 @@ mod cache;
 mod debian;
 mod edge;
 mod layout;
+mod lint;
 mod module;
 mod node;
 mod parts;
@@ -30,6 +31,7 @@ const USAGE: &str = "\
 cargo xtask setup           install what is missing: wasm target, wasm-bindgen, Node, OpenClaw
 cargo xtask run [-- ARGS]   build the module and the native host, serve on 127.0.0.1:12626
 cargo xtask test [SUITE…]   every test suite, on both hosts (or only the named ones)
+cargo xtask lint            clippy on what compiles only for wasm32
 cargo xtask module          build the wasm module; print path, size, gzip size and SHA-256
 cargo xtask bench chat [--json]
                             the native host beside nginx on the same upstream
@@ -59,6 +61,7 @@ fn dispatch(arguments: &[String]) -> Result<ExitCode> {
     match (command.as_str(), rest) {
         ("help" | "-h" | "--help", _) => println!("{USAGE}"),
         ("setup", []) => setup::setup(&layout)?,
+        ("lint", []) => lint::lint(&layout)?,
         ("module", []) => module::print(&layout)?,
         ("run", rest) => return run::run(&layout, pass_through(rest)),
         ("test", suites) => return test::test(&layout, suites),

@@ -69,7 +69,7 @@ pub(crate) fn ensure(layout: &Layout) -> Result<Toolchain> {
     let source = Source::parse(env::var("WASM_TARGET_SOURCE").ok().as_deref())?;
     if source != Source::Debian {
         if let Some(toolchain) = active(layout)? {
-            already("wasm target", &toolchain.source.1);
+            already("wasm target", &format!("{WASM} in the active toolchain"));
             return Ok(toolchain);
         }
         let what = format!("rustup target add {WASM} (at most {RUSTUP_LIMIT:?})");
@@ -93,6 +93,14 @@ pub(crate) fn ensure(layout: &Layout) -> Result<Toolchain> {
 }
 
 impl Toolchain {
+    /// Debian's clippy is a package of its own.
+    pub(crate) fn ensure_clippy(&self) -> Result<()> {
+        match self.debian {
+            Some(_) => debian::install(&[Package::at_least("rust-web-clippy", OLDEST)]),
+            None => Ok(()),
+        }
+    }
+
     /// A cargo whose wasm units are the same wherever the checkout, the registry
     /// and the compiler are. With `--target` the flags reach only those units,
     /// never build scripts and macros.
