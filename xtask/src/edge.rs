@@ -1,14 +1,14 @@
 //! `cargo xtask edge`: the module in workerd, on this machine, through wrangler.
 
 use std::env;
-use std::fs::{self, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Seek, Write};
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use crate::layout::Layout;
 use crate::node::Node;
-use crate::step::{Result, exit_code};
+use crate::step::{Result, exit_code, say};
 use crate::{module, parts, toolchain};
 
 /// Settings that the edge reads (docs/configuration.md); what only the native host
@@ -55,14 +55,14 @@ pub(crate) fn edge(layout: &Layout, arguments: &[String]) -> Result<ExitCode> {
     let mut settings = settings(|name| env::var(name).ok())?;
     let has = |settings: &Settings, name| settings.iter().any(|(known, _)| *known == name);
     if !has(&settings, "MINIGATE_ENV") {
-        eprintln!("[edge] MINIGATE_ENV is not set: dev");
+        say!("[edge] MINIGATE_ENV is not set: dev");
         settings.push(("MINIGATE_ENV", "dev".to_owned()));
     }
     let mut demo = None;
     if !has(&settings, "OPENCLAW_GATEWAY_URL") {
         parts::host(layout)?;
         let upstream = Demo::start(&layout.host_program())?;
-        eprintln!(
+        say!(
             "[edge] OPENCLAW_GATEWAY_URL is not set: the demo upstream at {} answers, not OpenClaw",
             upstream.url
         );
@@ -72,22 +72,21 @@ pub(crate) fn edge(layout: &Layout, arguments: &[String]) -> Result<ExitCode> {
         }
         demo = Some(upstream);
     }
-    let file = SettingsFile::write(&settings)?;
 
-    eprintln!("[edge] wrangler dev on http://127.0.0.1:8787");
+    say!("[edge] wrangler dev on http://127.0.0.1:8787");
     let status = Command::new(&node.program)
         .arg(tools.dir.join("node_modules/wrangler/bin/wrangler.js"))
         .args(["dev", "--local", "--ip", "127.0.0.1", "--port", "8787"])
-        .args(["--show-interactive-dev-session=false", "--env-file"])
-        .arg(&file.path)
+        .args(["--show-interactive-dev-session=false", "--env-file", "/dev/stdin"])
         .args(arguments)
         .current_dir(&layout.root)
+        .stdin(nameless_file(&settings)?)
         .env("PATH", node.search_path()?)
         .env("WRANGLER_SEND_METRICS", "false")
         // Else it looks up a host of Cloudflare's for the request's `cf` object.
         .env("CLOUDFLARE_CF_FETCH_ENABLED", "false")
         .status()?;
-    drop((demo, file));
+    drop(demo);
     Ok(exit_code(status))
 }
 
@@ -112,35 +111,21 @@ fn settings(variable: impl Fn(&str) -> Option<String>) -> Result<Settings> {
     Ok(found)
 }
 
-/// Settings for wrangler, readable by this user only and gone afterwards. On the
-/// command line others could see them.
-#[derive(Debug)]
-struct SettingsFile {
-    path: PathBuf,
-}
-
-impl SettingsFile {
-    fn write(settings: &Settings) -> Result<Self> {
-        let path = env::temp_dir().join(format!("minigate-edge-{}.env", std::process::id()));
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file =
-            options.open(&path).map_err(|error| format!("cannot create {}: {error}", path.display()))?;
-        let written = Self { path };
-        for (name, value) in settings {
-            writeln!(file, "{name}={}", quote(value)?)?;
-        }
-        Ok(written)
+/// Settings for wrangler, in a file that has no name any more: on the command line
+/// others could see them, and a named file would stay when this program is ended.
+fn nameless_file(settings: &Settings) -> Result<File> {
+    let path = env::temp_dir().join(format!("minigate-edge-{}", std::process::id()));
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create_new(true);
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file =
+        options.open(&path).map_err(|error| format!("cannot create {}: {error}", path.display()))?;
+    fs::remove_file(&path)?;
+    for (name, value) in settings {
+        writeln!(file, "{name}={}", quote(value)?)?;
     }
-}
-
-impl Drop for SettingsFile {
-    fn drop(&mut self) {
-        // It is in the system's temporary directory: at worst it stays until a restart.
-        let _ = fs::remove_file(&self.path);
-    }
+    file.rewind()?;
+    Ok(file)
 }
 
 /// A value in a quote that it does not contain; the format has no escape for it.

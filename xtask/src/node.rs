@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::cache::keyed;
 use crate::debian::parse_version;
 use crate::layout::Layout;
-use crate::step::{Result, Run, already, step};
+use crate::step::{Result, Run, already, say, step};
 
 /// OpenClaw wants 24, wrangler 22.
 const OLDEST: u32 = 24;
@@ -117,7 +117,7 @@ fn packages(layout: &Layout, name: &str, what: &str, node: Option<&Node>) -> Res
                 if attempt == 3 {
                     return Err(error);
                 }
-                eprintln!("[{name}] {error}; again");
+                say!("[{name}] {error}; again");
                 thread::sleep(Duration::from_secs(3 * attempt));
                 attempt += 1;
             }

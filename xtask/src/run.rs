@@ -4,7 +4,7 @@ use std::env;
 use std::process::{Command, ExitCode};
 
 use crate::layout::Layout;
-use crate::step::{Result, hand_over};
+use crate::step::{Result, hand_over, say};
 use crate::{module, parts, toolchain};
 
 /// Builds what is needed, then becomes the host.
@@ -16,22 +16,20 @@ pub(crate) fn run(layout: &Layout, arguments: &[String]) -> Result<ExitCode> {
     let mut serve = Command::new(layout.host_program());
     serve.arg("serve").arg("--module").arg(layout.module_file());
     if !is_set("MINIGATE_ENV") {
-        eprintln!("[run] MINIGATE_ENV is not set: dev (no API key is asked for unless API_KEY is set)");
+        say!("[run] MINIGATE_ENV is not set: dev (no API key is asked for unless API_KEY is set)");
         serve.env("MINIGATE_ENV", "dev");
         if !is_set("OPENCLAW_GATEWAY_URL") && !arguments.iter().any(|argument| argument == "--demo") {
-            eprintln!(
-                "[run] OPENCLAW_GATEWAY_URL is not set: the built-in demo upstream answers, not OpenClaw"
-            );
+            say!("[run] OPENCLAW_GATEWAY_URL is not set: the built-in demo upstream answers, not OpenClaw");
             serve.arg("--demo");
         }
     }
     let port = env::var("PORT").unwrap_or_else(|_| "12626".to_owned());
     let key = is_set("API_KEY").then_some(" -H \"X-Api-Key: $API_KEY\"");
-    eprintln!(
+    say!(
         "[run] try: curl http://127.0.0.1:{port}/api/chat{} -H 'Content-Type: application/json' \\",
         key.unwrap_or_default()
     );
-    eprintln!("        -d '{{\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'");
+    say!("        -d '{{\"messages\":[{{\"role\":\"user\",\"content\":\"Hello\"}}]}}'");
     hand_over(serve.args(arguments))
 }
 

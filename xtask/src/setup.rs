@@ -3,7 +3,7 @@
 use crate::bindgen;
 use crate::layout::Layout;
 use crate::node::Node;
-use crate::step::Result;
+use crate::step::{Result, say};
 use crate::toolchain;
 
 /// Installs what is missing, except for the benchmark's nginx, which
@@ -15,6 +15,6 @@ pub(crate) fn setup(layout: &Layout) -> Result<()> {
     let node = Node::ensure(layout)?;
     node.edge_tools(layout)?;
     node.openclaw(layout)?;
-    eprintln!("everything is there");
+    say!("everything is there");
     Ok(())
 }

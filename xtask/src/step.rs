@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::ffi::OsStr;
+use std::io::Write;
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,18 +13,33 @@ use std::time::{Duration, Instant};
 /// Failures are messages for a person, so any error type will do.
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
+/// Writes a line of progress, at once: lines of several programs must not mix.
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::step::write_line(format!($($text)*))
+    };
+}
+pub(crate) use say;
+
+/// See [`say!`].
+pub(crate) fn write_line(mut line: String) {
+    line.push('\n');
+    // When nobody listens the work still counts.
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
 /// Runs one step, naming it before and timing it after.
 pub(crate) fn step<T>(name: &str, what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     let began = Instant::now();
-    eprintln!("[{name}] {what} …");
+    say!("[{name}] {what} …");
     let value = work().map_err(|error| format!("[{name}] {error}"))?;
-    eprintln!("[{name}] done in {:.1} s", began.elapsed().as_secs_f64());
+    say!("[{name}] done in {:.1} s", began.elapsed().as_secs_f64());
     Ok(value)
 }
 
 /// Says that a step had nothing to do.
 pub(crate) fn already(name: &str, what: &str) {
-    eprintln!("[{name}] ok, already there: {what}");
+    say!("[{name}] ok, already there: {what}");
 }
 
 /// The few ways in which steps run programs.

@@ -12,7 +12,7 @@ use std::time::Instant;
 use crate::layout::Layout;
 use crate::node::Node;
 use crate::parts::{self, Variables};
-use crate::step::Result;
+use crate::step::{Result, say};
 use crate::test_report::{Counts, Outcome, summary};
 use crate::toolchain::WASM;
 use crate::{bindgen, toolchain};
@@ -128,7 +128,7 @@ impl WasmTests {
 
 /// Runs one suite; its output is passed on and read at once.
 fn run(suite: &'static str, command: &mut Command) -> Result<Outcome> {
-    eprintln!("\n[test {suite}]");
+    say!("\n[test {suite}]");
     let began = Instant::now();
     let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
@@ -143,8 +143,8 @@ fn run(suite: &'static str, command: &mut Command) -> Result<Outcome> {
     let outcome =
         Outcome { suite, counts, seconds: began.elapsed().as_secs_f64(), succeeded: status.success() };
     match outcome.problem() {
-        None => eprintln!("[test {suite}] done in {:.1} s", outcome.seconds),
-        Some(problem) => eprintln!("[test {suite}] FAILED: {problem}"),
+        None => say!("[test {suite}] done in {:.1} s", outcome.seconds),
+        Some(problem) => say!("[test {suite}] FAILED: {problem}"),
     }
     Ok(outcome)
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use crate::debian::{self, Package, Version};
 use crate::layout::{Layout, clean_cargo};
 use crate::std_library;
-use crate::step::{Result, Run, already, step};
+use crate::step::{Result, Run, already, say, step};
 
 /// The target of everything that runs in a sandbox.
 pub(crate) const WASM: &str = "wasm32-unknown-unknown";
@@ -85,8 +85,8 @@ pub(crate) fn ensure(layout: &Layout) -> Result<Toolchain> {
                 result?;
                 return Err("rustup has the target, but the active rustc does not".into());
             }
-            (Err(error), _) => eprintln!("{error}; trying Debian's compiler"),
-            (Ok(()), None) => eprintln!("the active rustc is not rustup's; trying Debian's compiler"),
+            (Err(error), _) => say!("{error}; trying Debian's compiler"),
+            (Ok(()), None) => say!("the active rustc is not rustup's; trying Debian's compiler"),
         }
     }
     debian(layout)
