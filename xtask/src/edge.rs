@@ -61,7 +61,7 @@ pub(crate) fn edge(layout: &Layout, arguments: &[String]) -> Result<ExitCode> {
     let mut demo = None;
     if !has(&settings, "OPENCLAW_GATEWAY_URL") {
         parts::host(layout)?;
-        let upstream = Demo::start(&layout.host_program())?;
+        let upstream = Demo::start(&layout.program("minigate"))?;
         say!(
             "[edge] OPENCLAW_GATEWAY_URL is not set: the demo upstream at {} answers, not OpenClaw",
             upstream.url

@@ -7,6 +7,11 @@ use std::process::Command;
 use crate::cache::Cache;
 use crate::step::Result;
 
+/// What every native build selects, whichever target it then builds. cargo unifies
+/// features over the selected packages, so this is what makes it build each
+/// dependency once: with another selection, wasmtime would be built again.
+pub(crate) const NATIVE: [&str; 5] = ["--release", "-p", "minigate", "-p", "minigate-tests"];
+
 /// The checkout, its build results, and the tool cache.
 #[derive(Debug)]
 pub(crate) struct Layout {
@@ -44,10 +49,9 @@ impl Layout {
         self.target().join("module-core").join("core.wasm")
     }
 
-    /// The native host's program.
-    pub(crate) fn host_program(&self) -> PathBuf {
-        let name = format!("minigate{}", env::consts::EXE_SUFFIX);
-        self.target().join("release").join(name)
+    /// A native program, as built by [`crate::parts::program`].
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.target().join("release").join(format!("{name}{}", env::consts::EXE_SUFFIX))
     }
 
     /// A pinned set of npm packages.

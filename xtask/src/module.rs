@@ -59,6 +59,8 @@ pub(crate) fn build(layout: &Layout, toolchain: &Toolchain) -> Result<()> {
             "gzipBytes": gzip_size(&wasm)?,
         });
         fs::write(fresh.join("module.json"), format!("{facts}\n"))?;
+        // A worker cannot read its own file, so the entry is told what it is.
+        fs::write(fresh.join("facts.mjs"), format!("export default {facts};\n"))?;
         fs::write(fresh.join(".inputs"), &inputs)?;
         if dir.exists() {
             fs::remove_dir_all(&dir)?;

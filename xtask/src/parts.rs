@@ -2,8 +2,9 @@
 //! and the variables under which they find it.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
-use crate::layout::Layout;
+use crate::layout::{Layout, NATIVE};
 use crate::node::Node;
 use crate::step::{Result, Run, step};
 use crate::{module, toolchain};
@@ -21,7 +22,7 @@ pub(crate) fn all(layout: &Layout) -> Result<Variables> {
     module::build_core(layout, &toolchain)?;
     host(layout)?;
     Ok(vec![
-        ("MINIGATE_BIN", layout.host_program().into()),
+        ("MINIGATE_BIN", layout.program("minigate").into()),
         ("MINIGATE_MODULE", layout.module_dir().into()),
         ("MINIGATE_CORE_WASM", layout.core_file().into()),
         ("MINIGATE_NODE", node.program.into()),
@@ -33,7 +34,13 @@ pub(crate) fn all(layout: &Layout) -> Result<Variables> {
 
 /// The native host's program.
 pub(crate) fn host(layout: &Layout) -> Result<()> {
-    step("native host", "cargo build --release -p minigate", || {
-        layout.cargo().args(["build", "--locked", "--release", "-p", "minigate"]).run_quietly()
-    })
+    program(layout, "minigate", "native host").map(drop)
+}
+
+/// One of the native programs, optimized.
+pub(crate) fn program(layout: &Layout, name: &str, what: &str) -> Result<PathBuf> {
+    step(what, &format!("cargo build --release, {name}"), || {
+        layout.cargo().args(["build", "--locked"]).args(NATIVE).args(["--bin", name]).run_quietly()
+    })?;
+    Ok(layout.program(name))
 }

@@ -13,7 +13,7 @@ pub(crate) fn run(layout: &Layout, arguments: &[String]) -> Result<ExitCode> {
     module::build(layout, &toolchain)?;
     parts::host(layout)?;
 
-    let mut serve = Command::new(layout.host_program());
+    let mut serve = Command::new(layout.program("minigate"));
     serve.arg("serve").arg("--module").arg(layout.module_file());
     if !is_set("MINIGATE_ENV") {
         say!("[run] MINIGATE_ENV is not set: dev (no API key is asked for unless API_KEY is set)");

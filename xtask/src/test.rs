@@ -9,7 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Instant;
 
-use crate::layout::Layout;
+use crate::layout::{Layout, NATIVE};
 use crate::node::Node;
 use crate::parts::{self, Variables};
 use crate::step::{Result, say};
@@ -20,8 +20,10 @@ use crate::{bindgen, toolchain};
 /// What a suite needs, and so how its command is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// The machine's own cargo and nothing else.
+    /// The machine's own cargo, for one package.
     Native,
+    /// The same, for the packages of [`NATIVE`].
+    Packages,
     /// The wasm toolchain, the test runner and Node.
     Wasm,
     /// Both hosts and all that they talk to.
@@ -42,24 +44,12 @@ const SUITES: &[Suite] = &[
         place: Place::Wasm,
         selection: &["-p", "minigate-core", "--lib", "--target", WASM],
     },
-    Suite { name: "host", place: Place::Native, selection: &["--release", "-p", "minigate"] },
+    Suite { name: "host", place: Place::Packages, selection: &["--bins"] },
     Suite { name: "xtask", place: Place::Native, selection: &["-p", "xtask"] },
-    Suite { name: "tests", place: Place::Hosts, selection: &["--release", "-p", "minigate-tests", "--lib"] },
-    Suite {
-        name: "conformance",
-        place: Place::Hosts,
-        selection: &["--release", "-p", "minigate-tests", "--test", "conformance"],
-    },
-    Suite {
-        name: "e2e",
-        place: Place::Hosts,
-        selection: &["--release", "-p", "minigate-tests", "--test", "e2e"],
-    },
-    Suite {
-        name: "openclaw",
-        place: Place::Hosts,
-        selection: &["--release", "-p", "minigate-tests", "--test", "openclaw"],
-    },
+    Suite { name: "tests", place: Place::Hosts, selection: &["--lib"] },
+    Suite { name: "conformance", place: Place::Hosts, selection: &["--test", "conformance"] },
+    Suite { name: "e2e", place: Place::Hosts, selection: &["--test", "e2e"] },
+    Suite { name: "openclaw", place: Place::Hosts, selection: &["--test", "openclaw"] },
 ];
 
 /// Runs the named suites, or all.
@@ -75,7 +65,11 @@ pub(crate) fn test(layout: &Layout, names: &[String]) -> Result<ExitCode> {
             (Place::Wasm, Some(wasm)) => wasm.cargo(layout)?,
             _ => layout.cargo(),
         };
-        command.args(["test", "--locked"]).args(suite.selection);
+        command.args(["test", "--locked"]);
+        if matches!(suite.place, Place::Packages | Place::Hosts) {
+            command.args(NATIVE);
+        }
+        command.args(suite.selection);
         if suite.place == Place::Hosts {
             command.envs(variables.iter().map(|(name, value)| (name, value)));
         }
