@@ -71,7 +71,12 @@ pub unsafe extern "C" fn mg_configure(ptr: *const u8, len: usize) -> u32 {
 /// # Safety
 /// Both pairs describe readable memory.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mg_step(frame: *const u8, frame_len: usize, payload: *const u8, payload_len: usize) -> u64 {
+pub unsafe extern "C" fn mg_step(
+    frame: *const u8,
+    frame_len: usize,
+    payload: *const u8,
+    payload_len: usize,
+) -> u64 {
     // SAFETY: the caller's promise.
     let (frame, payload) = unsafe { (bytes(frame, frame_len), bytes(payload, payload_len)) };
     POLICY.with_borrow(|policy| {

@@ -88,11 +88,15 @@ async fn answer(request: Request<Incoming>) -> Result<Answer, Infallible> {
 
 /// What the demo says: what it got.
 fn reply(messages: &Value) -> String {
-    let content = messages.as_array().and_then(|list| list.last()).map_or(&Value::Null, |last| &last["content"]);
+    let content =
+        messages.as_array().and_then(|list| list.last()).map_or(&Value::Null, |last| &last["content"]);
     let parts = content.as_array().map(Vec::as_slice).unwrap_or_default();
     let of = |kind: &str| parts.iter().filter(|part| part["type"] == kind).count();
-    let text = content.as_str().or_else(|| parts.iter().find_map(|part| part["text"].as_str())).unwrap_or_default();
-    let mut out = format!("[demo] 这是内置演示上游，不是 OpenClaw。This is the built-in demo upstream, not OpenClaw. You said: {text}");
+    let text =
+        content.as_str().or_else(|| parts.iter().find_map(|part| part["text"].as_str())).unwrap_or_default();
+    let mut out = format!(
+        "[demo] 这是内置演示上游，不是 OpenClaw。This is the built-in demo upstream, not OpenClaw. You said: {text}"
+    );
     let (images, files) = (of("input_image"), of("input_file"));
     if images + files > 0 {
         out.push_str(&format!(" ({images} picture(s), {files} file(s))"));

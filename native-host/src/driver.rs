@@ -21,7 +21,10 @@ use hyper::body::Incoming;
 use minigate_core::{
     exchange::Exchange,
     policy::Policy,
-    seam::{BodyFailure, Delivery, Fetch, FetchFailure, Input, Moment, Output, Reply, RequestHead, Step},
+    seam::{
+        BodyFailure, Delivery, Fetch, FetchFailure, Input, Lines, Moment, Output, Reply, RequestHead, Step,
+        WholeLines,
+    },
     state::Outcome,
 };
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -29,7 +32,6 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use crate::{
     clock::Clock,
     journal,
-    lines::Lines,
     module::Core,
     store::Store,
     upstream::{self, RopeBody, Upstream},
@@ -58,7 +60,7 @@ enum Event {
     Stored(u32, Option<Outcome>),
     Whole { id: u32, status: u16, headers: Vec<(String, String)>, parts: Vec<Bytes> },
     Head { id: u32, status: u16, headers: Vec<(String, String)>, body: Incoming, limit: u64 },
-    Lines { id: u32, lines: Bytes, rest: Stream },
+    Lines { id: u32, lines: Vec<Bytes>, rest: Stream },
     End(u32),
     Failed(u32, FetchFailure),
 }
@@ -165,7 +167,7 @@ impl Driver {
             }
             Event::Lines { id, lines, rest } => {
                 self.read_on(id, rest);
-                self.step(Input::FetchLines { id, lines: &[] }, &[lines]);
+                self.step(Input::FetchLines { id, lines: &[] }, &lines);
             }
             Event::End(id) => self.step(Input::FetchEnd { id }, &[]),
             Event::Failed(id, failure) => self.step(Input::FetchFailed { id, failure }, &[]),
@@ -218,7 +220,8 @@ impl Driver {
             }
             Output::Store { id, key, op } => {
                 let store = self.worker.store.clone();
-                self.waiting.push((id, Box::pin(async move { Event::Stored(id, store.apply(key, op).await) })));
+                self.waiting
+                    .push((id, Box::pin(async move { Event::Stored(id, store.apply(key, op).await) })));
             }
             Output::Fetch(fetch) => {
                 let body = RopeBody::new(&fetch.body, &self.body);
@@ -260,7 +263,9 @@ impl Driver {
     /// An answer before the whole request was read: the rest is read and thrown away for a
     /// while, or a client that is still sending would see a reset in place of the answer.
     fn discard_request(&mut self) {
-        let Some(body) = self.request.take().filter(|body| !hyper::body::Body::is_end_stream(body)) else { return };
+        let Some(body) = self.request.take().filter(|body| !hyper::body::Body::is_end_stream(body)) else {
+            return;
+        };
         tokio::task::spawn_local(tokio::time::timeout(DISCARD_FOR, async move {
             let mut body = body;
             let mut left = DISCARD_BYTES;
@@ -321,8 +326,11 @@ async fn read_lines(id: u32, mut stream: Stream) -> Event {
         match stream.body.frame().await {
             Some(Ok(frame)) => {
                 let Ok(data) = frame.into_data() else { continue };
-                match stream.lines.push(data, stream.limit) {
-                    Ok(Some(lines)) => return Event::Lines { id, lines, rest: stream },
+                match stream.lines.push(&data, stream.limit) {
+                    Ok(Some(WholeLines { carried, end })) => {
+                        let lines = vec![Bytes::from(carried), data.slice(..end)];
+                        return Event::Lines { id, lines, rest: stream };
+                    }
                     Ok(None) => {}
                     Err(_) => return Event::Failed(id, FetchFailure::TooLarge),
                 }
@@ -332,7 +340,7 @@ async fn read_lines(id: u32, mut stream: Stream) -> Event {
         }
     }
     match stream.lines.rest() {
-        Some(lines) => Event::Lines { id, lines, rest: stream },
+        Some(lines) => Event::Lines { id, lines: vec![lines.into()], rest: stream },
         None => Event::End(id),
     }
 }

@@ -7,7 +7,6 @@ mod clock;
 mod demo;
 mod driver;
 mod journal;
-mod lines;
 mod module;
 mod server;
 mod settings;

@@ -7,10 +7,9 @@
 //! holds nothing between calls, so it may be replaced at any time, and is from time to time.
 
 use std::{
-    fmt,
-    fs,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    fmt, fs,
     io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -68,11 +67,11 @@ impl Code {
         let sha256: String = Sha256::digest(&wasm).iter().map(|byte| format!("{byte:02x}")).collect();
         let mut config = Config::new();
         config.epoch_interruption(true);
-        let engine = Engine::new(&config).map_err(|error| format!("wasmtime: {error}"))?;
+        let engine = Engine::new(&config).map_err(|error| format!("wasmtime: {error:#}"))?;
         let module = load_compiled(&engine, &wasm, &sha256, cache)?;
         let mut linker = Linker::new(&engine);
-        linker.define_unknown_imports_as_traps(&module).map_err(|error| format!("module: {error}"))?;
-        let pre = linker.instantiate_pre(&module).map_err(|error| format!("module: {error}"))?;
+        linker.define_unknown_imports_as_traps(&module).map_err(|error| format!("module: {error:#}"))?;
+        let pre = linker.instantiate_pre(&module).map_err(|error| format!("module: {error:#}"))?;
         let facts = Arc::new(HostFacts {
             name: "native".into(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -110,7 +109,7 @@ fn load_compiled(engine: &Engine, wasm: &[u8], sha256: &str, cache: &Path) -> Re
             Err(_) => drop(fs::remove_file(&path)),
         }
     }
-    let module = Module::new(engine, wasm).map_err(|error| format!("module: {error}"))?;
+    let module = Module::new(engine, wasm).map_err(|error| format!("module: {error:#}"))?;
     if let Ok(code) = module.serialize() {
         // Without the kept code the next start is slower, no more.
         let _ = keep(cache, &path, &code);
@@ -122,7 +121,13 @@ fn load_compiled(engine: &Engine, wasm: &[u8], sha256: &str, cache: &Path) -> Re
 fn keep(cache: &Path, path: &PathBuf, code: &[u8]) -> std::io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(cache)?;
     let beside = path.with_extension(format!("{}.tmp", std::process::id()));
-    fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&beside)?.write_all(code)?;
+    fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&beside)?
+        .write_all(code)?;
     fs::rename(beside, path)
 }
 
@@ -164,8 +169,14 @@ impl Core {
     }
 
     /// Takes one step of one exchange.
-    pub(crate) fn step(&mut self, now: Moment, step: Step<'_>, payload: &[impl AsRef<[u8]>]) -> Result<Reply, Broken> {
-        let frame = postcard::to_stdvec(&StepFrame { now, step }).map_err(|error| Broken(error.to_string()))?;
+    pub(crate) fn step(
+        &mut self,
+        now: Moment,
+        step: Step<'_>,
+        payload: &[impl AsRef<[u8]>],
+    ) -> Result<Reply, Broken> {
+        let frame =
+            postcard::to_stdvec(&StepFrame { now, step }).map_err(|error| Broken(error.to_string()))?;
         let decoded = self.with_warm(|warm| {
             let length = payload.iter().map(|part| part.as_ref().len()).sum::<usize>();
             let (frame_at, frame_len) = warm.write(&[frame.as_slice()], frame.len())?;
@@ -217,7 +228,8 @@ impl Warm {
         let memory = instance
             .get_memory(&mut store, "memory")
             .ok_or_else(|| wasmtime::Error::msg("the module exports no memory"))?;
-        let version = instance.get_typed_func::<(), u32>(&mut store, "mg_abi_version")?.call(&mut store, ())?;
+        let version =
+            instance.get_typed_func::<(), u32>(&mut store, "mg_abi_version")?.call(&mut store, ())?;
         if version != ABI_VERSION {
             let problem = format!("the module speaks ABI {version}, this host ABI {ABI_VERSION}");
             return Err(wasmtime::Error::msg(problem));
@@ -268,7 +280,9 @@ impl Warm {
     fn take<T>(&mut self, result: u64, read: impl FnOnce(&[u8]) -> T) -> wasmtime::Result<T> {
         let (at, len) = (u32::try_from(result >> 32)?, u32::try_from(result & 0xffff_ffff)?);
         let bytes = self.memory.data(&self.store).get(at as usize..at as usize + len as usize);
-        let bytes = bytes.filter(|_| result != 0).ok_or_else(|| wasmtime::Error::msg("the module did not understand the frame"))?;
+        let bytes = bytes
+            .filter(|_| result != 0)
+            .ok_or_else(|| wasmtime::Error::msg("the module did not understand the frame"))?;
         let value = read(bytes);
         self.free(at, len)?;
         Ok(value)

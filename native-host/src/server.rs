@@ -62,12 +62,16 @@ pub(crate) fn serve(module: Option<PathBuf>, demo: bool) -> Result<(), String> {
     let begun = std::time::Instant::now();
     let gathered = settings::gather()?;
     let data = settings::data_directory();
-    let module = module.or_else(|| settings::text("MINIGATE_MODULE").map(PathBuf::from)).unwrap_or_else(beside_program);
+    let module = module
+        .or_else(|| settings::text("MINIGATE_MODULE").map(PathBuf::from))
+        .unwrap_or_else(beside_program);
     let code = Code::load(&module, &data.join("code"))?;
-    let policy = Policy::from_settings(&gathered.settings, &gathered.secrets, code.facts(), demo).map_err(|errors| {
-        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-        lines.join("; ")
-    })?;
+    let policy = Policy::from_settings(&gathered.settings, &gathered.secrets, code.facts(), demo).map_err(
+        |errors| {
+            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            lines.join("; ")
+        },
+    )?;
     let address = if demo {
         Address::new(&demo::start()?, None)?
     } else {
@@ -76,7 +80,11 @@ pub(crate) fn serve(module: Option<PathBuf>, demo: bool) -> Result<(), String> {
     };
     drop(gathered);
     if policy.environment == Environment::Dev && policy.api_keys.is_empty() {
-        journal::event("warn", "no_api_key", &[("note", "MINIGATE_ENV=dev without API_KEY: anybody may call".into())]);
+        journal::event(
+            "warn",
+            "no_api_key",
+            &[("note", "MINIGATE_ENV=dev without API_KEY: anybody may call".into())],
+        );
     }
     let mut probe = Core::new(code.clone(), &policy);
     probe.warm_up()?;
@@ -131,7 +139,10 @@ fn beside_program() -> PathBuf {
 }
 
 pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, String> {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| format!("runtime: {error}"))
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("runtime: {error}"))
 }
 
 async fn wait_for_signal() {
@@ -213,10 +224,15 @@ async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener, mut stopp
 type Answer = Either<Full<Bytes>, StreamBody<LocalBoxStream<'static, Result<Frame<Bytes>, Infallible>>>>;
 
 /// One request.
-async fn answer(worker: Rc<Worker>, peer: String, request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
+async fn answer(
+    worker: Rc<Worker>,
+    peer: String,
+    request: Request<Incoming>,
+) -> Result<Response<Answer>, Infallible> {
     let (parts, body) = request.into_parts();
     let read = |name: &&str| {
-        let values: Vec<&str> = parts.headers.get_all(*name).iter().filter_map(|value| value.to_str().ok()).collect();
+        let values: Vec<&str> =
+            parts.headers.get_all(*name).iter().filter_map(|value| value.to_str().ok()).collect();
         (!values.is_empty()).then(|| ((*name).to_owned(), values.join(",")))
     };
     let head = RequestHead {
@@ -234,7 +250,9 @@ async fn answer(worker: Rc<Worker>, peer: String, request: Request<Incoming>) ->
                 *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap_or_default();
                 let whole = headers.iter().any(|(name, _)| name == "content-length");
                 for (name, value) in headers {
-                    if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(&value)) {
+                    if let (Ok(name), Ok(value)) =
+                        (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(&value))
+                    {
                         response.headers_mut().append(name, value);
                     }
                 }

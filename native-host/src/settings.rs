@@ -34,17 +34,22 @@ fn secret(name: &str) -> Result<Option<String>, String> {
     }
     let variable = format!("{name}_FILE");
     if let Some(path) = env::var_os(&variable) {
-        let value = fs::read_to_string(&path).map_err(|error| format!("{variable}: {}: {error}", PathBuf::from(&path).display()))?;
+        let value = fs::read_to_string(&path)
+            .map_err(|error| format!("{variable}: {}: {error}", PathBuf::from(&path).display()))?;
         return Ok(Some(value.trim_end_matches(['\n', '\r']).to_owned()));
     }
     let Some(directory) = env::var_os("CREDENTIALS_DIRECTORY") else { return Ok(None) };
-    Ok(fs::read_to_string(PathBuf::from(directory).join(name)).ok().map(|value| value.trim_end_matches(['\n', '\r']).to_owned()))
+    Ok(fs::read_to_string(PathBuf::from(directory).join(name))
+        .ok()
+        .map(|value| value.trim_end_matches(['\n', '\r']).to_owned()))
 }
 
 /// A number among the host's own settings.
 pub(crate) fn number(name: &str, default: u16) -> Result<u16, String> {
     match env::var(name) {
-        Ok(text) => text.trim().parse().map_err(|_| format!("{name}: `{text}` is not a number from 0 to 65535")),
+        Ok(text) => {
+            text.trim().parse().map_err(|_| format!("{name}: `{text}` is not a number from 0 to 65535"))
+        }
         Err(_) => Ok(default),
     }
 }
@@ -59,6 +64,8 @@ pub(crate) fn data_directory() -> PathBuf {
     if let Some(path) = text("DATA_DIR").or_else(|| text("STATE_DIRECTORY")) {
         return PathBuf::from(path);
     }
-    let cache = text("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| text("HOME").map(|home| PathBuf::from(home).join(".cache")));
+    let cache = text("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| text("HOME").map(|home| PathBuf::from(home).join(".cache")));
     cache.unwrap_or_else(env::temp_dir).join("minigate-data")
 }

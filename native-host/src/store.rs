@@ -50,8 +50,14 @@ impl Store {
         std::fs::create_dir_all(directory).map_err(|error| problem(&error))?;
         let connection = open(&directory.join("minigate.sqlite")).map_err(|error| problem(&error))?;
         let (requests, waiting) = mpsc::sync_channel(MOST_WAITING);
-        let mut keeper =
-            Keeper { connection, core, cells: HashMap::new(), dirty: Vec::new(), flushed: Instant::now(), swept: Instant::now() };
+        let mut keeper = Keeper {
+            connection,
+            core,
+            cells: HashMap::new(),
+            dirty: Vec::new(),
+            flushed: Instant::now(),
+            swept: Instant::now(),
+        };
         thread::Builder::new()
             .name("store".into())
             .spawn(move || keeper.run(&waiting))
@@ -100,14 +106,16 @@ struct Keeper {
 impl Keeper {
     fn run(&mut self, waiting: &mpsc::Receiver<Request>) {
         loop {
-            let idle = if self.dirty.is_empty() { SWEEP } else { FLUSH.saturating_sub(self.flushed.elapsed()) };
+            let idle =
+                if self.dirty.is_empty() { SWEEP } else { FLUSH.saturating_sub(self.flushed.elapsed()) };
             let first = match waiting.recv_timeout(idle) {
                 Ok(request) => Some(request),
                 Err(mpsc::RecvTimeoutError::Timeout) => None,
                 Err(mpsc::RecvTimeoutError::Disconnected) => break,
             };
             let mut durable = Vec::new();
-            for request in first.into_iter().chain(std::iter::from_fn(|| waiting.try_recv().ok())).take(1024) {
+            for request in first.into_iter().chain(std::iter::from_fn(|| waiting.try_recv().ok())).take(1024)
+            {
                 self.apply(request, &mut durable);
             }
             if !durable.is_empty() || self.flushed.elapsed() >= FLUSH {
@@ -135,7 +143,11 @@ impl Keeper {
         });
         match reduced {
             Ok(reduced) => {
-                let cell = Cell { value: reduced.new.into_vec(), expires_ms: now.saturating_add(reduced.ttl_ms), dirty: true };
+                let cell = Cell {
+                    value: reduced.new.into_vec(),
+                    expires_ms: now.saturating_add(reduced.ttl_ms),
+                    dirty: true,
+                };
                 let before = self.cells.insert(key.clone(), cell);
                 if !before.is_some_and(|cell| cell.dirty) {
                     self.dirty.push(key);
@@ -189,7 +201,8 @@ impl Keeper {
     fn write(&mut self) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction()?;
         {
-            let mut upsert = transaction.prepare_cached("INSERT OR REPLACE INTO cell (key, value, expires_ms) VALUES (?1, ?2, ?3)")?;
+            let mut upsert = transaction
+                .prepare_cached("INSERT OR REPLACE INTO cell (key, value, expires_ms) VALUES (?1, ?2, ?3)")?;
             for key in &self.dirty {
                 if let Some(cell) = self.cells.get(key) {
                     upsert.execute((key, &cell.value, sql(cell.expires_ms)))?;

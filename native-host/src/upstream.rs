@@ -79,7 +79,11 @@ impl Upstream {
 
     /// Sends a request and waits for the head of its answer. Dropping the future, or the
     /// body that it gives, closes the connection.
-    pub(crate) async fn send(&self, fetch: &Fetch, body: RopeBody) -> Result<Response<Incoming>, FetchFailure> {
+    pub(crate) async fn send(
+        &self,
+        fetch: &Fetch,
+        body: RopeBody,
+    ) -> Result<Response<Incoming>, FetchFailure> {
         let request = self.request(fetch, body).ok_or(FetchFailure::Connect)?;
         self.client.request(request).await.map_err(|error| failure(&error))
     }
@@ -93,7 +97,8 @@ impl Upstream {
         let method = Method::from_bytes(fetch.method.as_bytes()).ok()?;
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in &fetch.headers {
-            request = request.header(HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?);
+            request = request
+                .header(HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?);
         }
         if fetch.credential.as_deref() == Some(OPENCLAW)
             && let Some(bearer) = &self.openclaw.bearer
@@ -110,7 +115,8 @@ fn failure(error: &hyper_util::client::legacy::Error) -> FetchFailure {
     }
     let mut source = error.source();
     while let Some(cause) = source {
-        if cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut) {
+        if cause.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::TimedOut)
+        {
             return FetchFailure::ConnectTimeout;
         }
         source = cause.source();
@@ -120,7 +126,8 @@ fn failure(error: &hyper_util::client::legacy::Error) -> FetchFailure {
 
 /// The headers that the core reads.
 pub(crate) fn headers(response: &Response<Incoming>) -> Vec<(String, String)> {
-    let read = |name: &&str| Some(((*name).to_owned(), response.headers().get(*name)?.to_str().ok()?.to_owned()));
+    let read =
+        |name: &&str| Some(((*name).to_owned(), response.headers().get(*name)?.to_str().ok()?.to_owned()));
     UPSTREAM_HEADERS.iter().filter_map(read).collect()
 }
 
@@ -181,7 +188,10 @@ impl Body for RopeBody {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let Some(part) = self.parts.pop_front() else { return Poll::Ready(None) };
         self.left -= part.len() as u64;
         Poll::Ready(Some(Ok(Frame::data(part))))

@@ -51,6 +51,8 @@ impl Story {
         let level = match self.code {
             Some(code) => code.level(),
             None if self.store_failed => Level::Error,
+            // A load balancer asks every few seconds.
+            None if facts.route.is_operational() => Level::Debug,
             None => Level::Info,
         };
         if level < policy.log_level {

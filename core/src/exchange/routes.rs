@@ -47,6 +47,11 @@ impl Route {
         }
     }
 
+    /// Whether it is asked by machines that watch, and not by users.
+    pub(super) fn is_operational(self) -> bool {
+        matches!(self, Self::Health | Self::Ready | Self::Version)
+    }
+
     fn methods(self) -> &'static str {
         match self {
             Self::Chat => "POST",

@@ -5,9 +5,11 @@
 //! body is a rope.
 
 mod frame;
+mod lines;
 
 pub use frame::{ABI_VERSION, FrameError, Reply, Step, StepFrame, reduce_frame, step_frame};
 pub use frame::{ReduceFrame, ReduceReply};
+pub use lines::{LineTooLong, Lines, WholeLines};
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;

@@ -1,0 +1,415 @@
+//! Drives one exchange: the run loop of the core's documentation.
+//!
+//! It is pulled by the client: while the client does not read, nothing is read from the
+//! upstream. When it goes away the driver is dropped, and with it every fetch that it holds.
+
+use std::{
+    collections::VecDeque,
+    future::poll_fn,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::{
+    FutureExt as _,
+    future::{Either, LocalBoxFuture, select},
+    stream::unfold,
+};
+use js_sys::{Date, Promise, Uint8Array};
+use minigate_core::{
+    exchange::Exchange,
+    policy::Policy,
+    seam::{
+        BodyFailure, Delivery, Fetch, FetchFailure, Input, Level, Moment, Output, RequestHead, WholeLines,
+    },
+    state::Outcome,
+};
+use wasm_bindgen::{JsCast as _, JsValue};
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{AbortSignal, Headers, ReadableStreamDefaultReader, Request, Response, ResponseInit};
+use worker::{Delay, ObjectNamespace};
+
+use super::{
+    describe_js,
+    guard::guarded,
+    js, state_cell,
+    upstream::{self, Address, Answer, Body},
+};
+
+/// What an isolate's exchanges share.
+pub(super) struct Worker {
+    pub(super) policy: Policy,
+    pub(super) address: Address,
+    pub(super) state: ObjectNamespace,
+}
+
+/// What goes to the client.
+enum Emission {
+    Head { status: u16, headers: Vec<(String, String)> },
+    Chunk(Vec<u8>),
+    End,
+}
+
+/// Something that was waited for.
+enum Event {
+    Body(Result<Uint8Array, BodyFailure>),
+    Stored(u32, Option<Outcome>),
+    Whole { id: u32, status: u16, headers: Vec<(String, String)>, body: Vec<u8> },
+    Head { id: u32, answer: Answer, limit: u64 },
+    Lines { id: u32, lines: Vec<u8>, rest: Body, limit: u64 },
+    End(u32),
+    Failed(u32, FetchFailure),
+    Deadline,
+}
+
+/// The id under which the body is waited for; the core's own begin at 1.
+const BODY: u32 = 0;
+
+/// One exchange and everything that belongs to it.
+pub(super) struct Driver {
+    worker: Rc<Worker>,
+    head: RequestHead,
+    begun: Moment,
+    exchange: Option<Exchange>,
+    request: Option<Request>,
+    body: Option<Uint8Array>,
+    waiting: Vec<(u32, LocalBoxFuture<'static, Event>)>,
+    deadline: Option<(u64, LocalBoxFuture<'static, Event>)>,
+    emissions: VecDeque<Emission>,
+    head_sent: bool,
+    done: bool,
+}
+
+/// Now, with fresh entropy. Both come from the platform.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "milliseconds fit")]
+fn moment() -> Moment {
+    let mut entropy = [0; 16];
+    // `crypto.getRandomValues` does not fail for 16 bytes.
+    let _ = getrandom::fill(&mut entropy);
+    Moment { unix_ms: Date::now() as u64, entropy }
+}
+
+impl Driver {
+    /// Begins an exchange with a request's head.
+    pub(super) fn begin(worker: Rc<Worker>, head: RequestHead, request: Request) -> Self {
+        let begun = moment();
+        let made = guarded(|| {
+            let mut exchange = Exchange::new(&worker.policy, head.clone(), begun);
+            let outputs = drain(&mut exchange);
+            (exchange, outputs)
+        });
+        let mut driver = Self {
+            worker,
+            head,
+            begun,
+            exchange: None,
+            request: Some(request),
+            body: None,
+            waiting: Vec::new(),
+            deadline: None,
+            emissions: VecDeque::new(),
+            head_sent: false,
+            done: false,
+        };
+        match made {
+            Ok((exchange, outputs)) => {
+                driver.exchange = Some(exchange);
+                driver.perform_all(outputs);
+            }
+            Err(error) => driver.broken(&error),
+        }
+        driver
+    }
+
+    /// The next thing for the client; `None` when the exchange is over.
+    async fn next(&mut self) -> Option<Emission> {
+        loop {
+            if let Some(emission) = self.emissions.pop_front() {
+                return Some(emission);
+            }
+            if self.done {
+                return None;
+            }
+            let event = poll_fn(|context| self.poll_event(context)).await;
+            self.handle(event);
+        }
+    }
+
+    /// The first of what is waited for, or the deadline.
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Event> {
+        for index in 0..self.waiting.len() {
+            if let Poll::Ready(event) = self.waiting[index].1.poll_unpin(context) {
+                drop(self.waiting.swap_remove(index));
+                return Poll::Ready(event);
+            }
+        }
+        match &mut self.deadline {
+            Some((_, timer)) => timer.poll_unpin(context),
+            None => Poll::Pending,
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Body(Ok(body)) => {
+                let bytes = body.to_vec();
+                self.body = Some(body);
+                self.step(Input::Body(&bytes));
+            }
+            Event::Body(Err(failure)) => self.step(Input::BodyFailed(failure)),
+            Event::Stored(id, Some(outcome)) => self.step(Input::Stored { id, outcome }),
+            Event::Stored(id, None) => self.step(Input::StoreFailed { id }),
+            Event::Whole { id, status, headers, body } => {
+                self.step(Input::FetchWhole { id, status, headers, body: &body });
+            }
+            Event::Head { id, answer: Answer { status, headers, body }, limit } => {
+                self.waiting.push((id, read_lines(id, body, limit).boxed_local()));
+                self.step(Input::FetchHead { id, status, headers });
+            }
+            Event::Lines { id, lines, rest, limit } => {
+                self.waiting.push((id, read_lines(id, rest, limit).boxed_local()));
+                self.step(Input::FetchLines { id, lines: &lines });
+            }
+            Event::End(id) => self.step(Input::FetchEnd { id }),
+            Event::Failed(id, failure) => self.step(Input::FetchFailed { id, failure }),
+            Event::Deadline => {
+                self.deadline = None;
+                self.step(Input::Deadline);
+            }
+        }
+    }
+
+    fn step(&mut self, input: Input<'_>) {
+        let Some(mut exchange) = self.exchange.take() else { return };
+        let worker = Rc::clone(&self.worker);
+        let made = guarded(move || {
+            exchange.handle_input(&worker.policy, input, moment());
+            let outputs = drain(&mut exchange);
+            (exchange, outputs)
+        });
+        match made {
+            Ok((exchange, outputs)) => {
+                self.exchange = Some(exchange);
+                self.perform_all(outputs);
+            }
+            Err(error) => self.broken(&error),
+        }
+    }
+
+    /// The core failed at this exchange: its client gets the same error as on any host.
+    fn broken(&mut self, error: &JsValue) {
+        worker::console_error!("{}", js::log_line("module_failed", &describe_js(error)));
+        let outputs = Exchange::broken(&self.worker.policy, &self.head, self.begun, moment(), self.head_sent);
+        self.perform_all(outputs);
+    }
+
+    fn perform_all(&mut self, outputs: Vec<Output>) {
+        for output in outputs {
+            self.perform(output);
+        }
+    }
+
+    fn perform(&mut self, output: Output) {
+        match output {
+            Output::ReadBody { limit } => {
+                if let Some(request) = self.request.take() {
+                    self.waiting.push((BODY, read_body(request, limit).boxed_local()));
+                }
+            }
+            Output::Store { id, key, op } => {
+                let state = self.worker.state.clone();
+                let apply = async move { Event::Stored(id, state_cell::apply(state, key, op).await) };
+                self.waiting.push((id, apply.boxed_local()));
+            }
+            Output::Fetch(fetch) => self.fetch(&fetch),
+            Output::Cancel { id } => self.waiting.retain(|(waiting, _)| *waiting != id),
+            Output::Head { status, headers } => {
+                self.head_sent = true;
+                self.emissions.push_back(Emission::Head { status, headers });
+            }
+            Output::Chunk(bytes) => self.emissions.push_back(Emission::Chunk(bytes.into_vec())),
+            Output::End => self.emissions.push_back(Emission::End),
+            Output::Record { level: Level::Error, line } => worker::console_error!("{line}"),
+            Output::Record { line, .. } => worker::console_log!("{line}"),
+            Output::Deadline { at_ms, .. } => {
+                if self.deadline.as_ref().is_none_or(|(at, _)| *at != at_ms) {
+                    let wait = Duration::from_millis(at_ms.saturating_sub(moment().unix_ms));
+                    self.deadline = Some((at_ms, Delay::from(wait).map(|()| Event::Deadline).boxed_local()));
+                }
+            }
+            Output::Done => {
+                self.done = true;
+                self.waiting.clear();
+                self.deadline = None;
+            }
+        }
+    }
+
+    fn fetch(&mut self, fetch: &Fetch) {
+        let (id, delivery) = (fetch.id, fetch.delivery);
+        let empty = Uint8Array::new_with_length(0);
+        let body =
+            (!fetch.body.is_empty()).then(|| js::resolve(&fetch.body, self.body.as_ref().unwrap_or(&empty)));
+        self.body = None;
+        let sent = upstream::send(&self.worker.address, fetch, body);
+        let answer = async move {
+            let Ok((promise, abort)) = sent else { return Event::Failed(id, FetchFailure::Connect) };
+            let answer = match upstream::head(promise, abort).await {
+                Ok(answer) => answer,
+                Err(failure) => return Event::Failed(id, failure),
+            };
+            match delivery {
+                Delivery::Lines { limit } => Event::Head { id, answer, limit },
+                Delivery::Whole { limit } => match answer.body.collect(limit).await {
+                    Ok(body) => Event::Whole { id, status: answer.status, headers: answer.headers, body },
+                    Err(failure) => Event::Failed(id, failure),
+                },
+            }
+        };
+        self.waiting.push((id, answer.boxed_local()));
+    }
+}
+
+impl Drop for Driver {
+    /// Dropped before its end: the client has gone.
+    fn drop(&mut self) {
+        if !self.done {
+            self.waiting.clear();
+            self.step(Input::ClientGone);
+        }
+    }
+}
+
+fn drain(exchange: &mut Exchange) -> Vec<Output> {
+    std::iter::from_fn(|| exchange.poll_output()).collect()
+}
+
+/// The whole body. With a `Content-Length` the core has checked it, and the platform keeps
+/// to it; otherwise it is counted.
+async fn read_body(request: Request, limit: u64) -> Event {
+    let incomplete = Event::Body(Err(BodyFailure::Incomplete));
+    if request.headers().has("content-length").unwrap_or_default() {
+        let Ok(promise) = request.array_buffer() else { return incomplete };
+        let Ok(buffer) = JsFuture::from(promise).await else { return incomplete };
+        return Event::Body(Ok(Uint8Array::new(&buffer)));
+    }
+    let mut whole = Vec::new();
+    let Some(stream) = request.body() else { return Event::Body(Ok(Uint8Array::new_with_length(0))) };
+    let reader: ReadableStreamDefaultReader = stream.get_reader().unchecked_into();
+    loop {
+        let Ok(result) = JsFuture::from(reader.read()).await else { return incomplete };
+        if js::property(&result, "done").is_truthy() {
+            return Event::Body(Ok(Uint8Array::from(whole.as_slice())));
+        }
+        let piece = js::property(&result, "value").unchecked_into::<Uint8Array>();
+        if whole.len() as u64 + u64::from(piece.length()) > limit {
+            return Event::Body(Err(BodyFailure::TooLarge));
+        }
+        whole.extend_from_slice(&piece.to_vec());
+    }
+}
+
+async fn read_lines(id: u32, mut body: Body, limit: u64) -> Event {
+    loop {
+        match body.next().await {
+            Err(failure) => return Event::Failed(id, failure),
+            Ok(None) => {
+                return match body.lines.rest() {
+                    Some(lines) => Event::Lines { id, lines, rest: body, limit },
+                    None => Event::End(id),
+                };
+            }
+            Ok(Some(piece)) => match body.lines.push(&piece, limit) {
+                Err(_) => return Event::Failed(id, FetchFailure::TooLarge),
+                Ok(None) => {}
+                Ok(Some(WholeLines { carried, end })) => {
+                    let mut lines = carried;
+                    lines.extend_from_slice(&piece[..end]);
+                    return Event::Lines { id, lines, rest: body, limit };
+                }
+            },
+        }
+    }
+}
+
+/// Answers a request with what its driver emits.
+pub(super) async fn respond(mut driver: Driver, signal: &AbortSignal) -> worker::Result<Response> {
+    let (mut head, mut body) = (None, Vec::new());
+    let mut gone = client_gone(signal);
+    loop {
+        let emission = {
+            let next = std::pin::pin!(driver.next());
+            match select(next, &mut gone).await {
+                Either::Left((emission, _)) => emission,
+                // The driver is dropped, which tells the core; nobody reads the answer.
+                Either::Right(_) => return Err("the client has gone".into()),
+            }
+        };
+        match emission {
+            Some(Emission::Head { status, headers }) => {
+                if !headers.iter().any(|(name, _)| name == "content-length") {
+                    return stream(driver, status, &headers);
+                }
+                head = Some((status, headers));
+            }
+            Some(Emission::Chunk(bytes)) => body = bytes,
+            Some(Emission::End) | None => {
+                let (status, headers) = head.unwrap_or((204, Vec::new()));
+                return whole(status, &headers, &body);
+            }
+        }
+    }
+}
+
+/// The answer of a worker that has no valid settings.
+pub(super) fn respond_broken(head: &RequestHead) -> worker::Result<Response> {
+    let now = moment();
+    let (mut status, mut fields, mut body) = (500, Vec::new(), Vec::new());
+    for output in Exchange::broken(&Policy::default(), head, now, now, false) {
+        match output {
+            Output::Head { status: code, headers } => (status, fields) = (code, headers),
+            Output::Chunk(bytes) => body = bytes.into_vec(),
+            _ => {}
+        }
+    }
+    whole(status, &fields, &body)
+}
+
+fn init(status: u16, headers: &[(String, String)]) -> Result<ResponseInit, JsValue> {
+    let fields = Headers::new()?;
+    for (name, value) in headers.iter().filter(|(name, _)| name != "content-length") {
+        fields.append(name, value)?;
+    }
+    let init = ResponseInit::new();
+    init.set_status(status);
+    init.set_headers(&fields);
+    Ok(init)
+}
+
+fn whole(status: u16, headers: &[(String, String)], body: &[u8]) -> worker::Result<Response> {
+    let init = init(status, headers)?;
+    if body.is_empty() {
+        return Ok(Response::new_with_opt_str_and_init(None, &init)?);
+    }
+    Ok(Response::new_with_opt_js_u8_array_and_init(Some(&Uint8Array::from(body)), &init)?)
+}
+
+fn stream(driver: Driver, status: u16, headers: &[(String, String)]) -> worker::Result<Response> {
+    let chunks = unfold(driver, |mut driver| async move {
+        match driver.next().await {
+            Some(Emission::Chunk(bytes)) => Some((Ok::<_, worker::Error>(bytes), driver)),
+            Some(Emission::Head { .. } | Emission::End) | None => None,
+        }
+    });
+    let response: Response = worker::Response::from_stream(chunks)?.into();
+    Ok(Response::new_with_opt_readable_stream_and_init(response.body().as_ref(), &init(status, headers)?)?)
+}
+
+/// Resolves when the client closes its connection before there is an answer.
+fn client_gone(signal: &AbortSignal) -> JsFuture {
+    JsFuture::from(Promise::new(&mut |resolve, _| {
+        // Without the listener a gone client is noticed at the first write.
+        let _ = signal.add_event_listener_with_callback("abort", &resolve);
+    }))
+}

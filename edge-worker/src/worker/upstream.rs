@@ -1,0 +1,121 @@
+//! The way to OpenClaw: the platform's `fetch`, closed when it is dropped.
+
+use js_sys::{Promise, Uint8Array};
+use minigate_core::seam::{Fetch, FetchFailure, Lines, OPENCLAW, UPSTREAM_HEADERS};
+use wasm_bindgen::{JsCast as _, JsValue};
+use wasm_bindgen_futures::JsFuture;
+use web_sys::{
+    AbortController, Headers, ReadableStreamDefaultReader, RequestInit, RequestRedirect, Response,
+    WorkerGlobalScope,
+};
+
+use super::js;
+
+/// Where OpenClaw is and what proves who we are.
+pub(super) struct Address {
+    base: String,
+    bearer: Option<String>,
+}
+
+impl Address {
+    pub(super) fn new(url: &str, token: Option<&str>) -> Self {
+        Self {
+            base: url.trim_end_matches('/').to_owned(),
+            bearer: token.map(|token| format!("Bearer {token}")),
+        }
+    }
+}
+
+/// Ends a fetch when it is dropped: the platform closes the connection, and OpenClaw aborts
+/// the run.
+pub(super) struct Abort(AbortController);
+
+impl Drop for Abort {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The head of an answer, and the way to the rest.
+pub(super) struct Answer {
+    pub(super) status: u16,
+    pub(super) headers: Vec<(String, String)>,
+    pub(super) body: Body,
+}
+
+/// A body that has not come yet.
+pub(super) struct Body {
+    reader: Option<ReadableStreamDefaultReader>,
+    pub(super) lines: Lines,
+    _abort: Abort,
+}
+
+/// Begins a fetch. The promise is made at once, so that nothing of the address is borrowed.
+pub(super) fn send(
+    address: &Address,
+    fetch: &Fetch,
+    body: Option<Uint8Array>,
+) -> Result<(Promise, Abort), JsValue> {
+    if fetch.upstream != OPENCLAW {
+        return Err(JsValue::from_str("an upstream that is not known"));
+    }
+    let headers = Headers::new()?;
+    for (name, value) in &fetch.headers {
+        headers.set(name, value)?;
+    }
+    if let (Some(OPENCLAW), Some(bearer)) = (fetch.credential.as_deref(), &address.bearer) {
+        headers.set("authorization", bearer)?;
+    }
+    let controller = AbortController::new()?;
+    let init = RequestInit::new();
+    init.set_method(&fetch.method);
+    init.set_headers(&headers);
+    init.set_redirect(RequestRedirect::Manual);
+    init.set_signal(Some(&controller.signal()));
+    if let Some(body) = body {
+        init.set_body(&body);
+    }
+    let scope: WorkerGlobalScope = js_sys::global().unchecked_into();
+    Ok((scope.fetch_with_str_and_init(&format!("{}{}", address.base, fetch.path), &init), Abort(controller)))
+}
+
+/// Waits for the head of an answer.
+pub(super) async fn head(promise: Promise, abort: Abort) -> Result<Answer, FetchFailure> {
+    // The platform does not say whether it could not connect or lost the connection; before
+    // the head it is nearly always the first.
+    let response: Response =
+        JsFuture::from(promise).await.map_err(|_| FetchFailure::Connect)?.unchecked_into();
+    let all = response.headers();
+    let read = |name: &&str| Some(((*name).to_owned(), all.get(name).ok().flatten()?));
+    let reader = response.body().map(|body| body.get_reader().unchecked_into());
+    Ok(Answer {
+        status: response.status(),
+        headers: UPSTREAM_HEADERS.iter().filter_map(read).collect(),
+        body: Body { reader, lines: Lines::default(), _abort: abort },
+    })
+}
+
+impl Body {
+    /// The next piece; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<u8>>, FetchFailure> {
+        let Some(reader) = &self.reader else { return Ok(None) };
+        let result = JsFuture::from(reader.read()).await.map_err(|_| FetchFailure::Reset)?;
+        if js::property(&result, "done").is_truthy() {
+            self.reader = None;
+            return Ok(None);
+        }
+        Ok(Some(js::property(&result, "value").unchecked_into::<Uint8Array>().to_vec()))
+    }
+
+    /// All of it.
+    pub(super) async fn collect(mut self, limit: u64) -> Result<Vec<u8>, FetchFailure> {
+        let mut whole = Vec::new();
+        while let Some(piece) = self.next().await? {
+            if whole.len() as u64 + piece.len() as u64 > limit {
+                return Err(FetchFailure::TooLarge);
+            }
+            whole.extend_from_slice(&piece);
+        }
+        Ok(whole)
+    }
+}
