@@ -14,11 +14,10 @@ pub(crate) fn lint(layout: &Layout) -> Result<()> {
     let run = |what: &str, selection: &[&str]| {
         step("lint", what, || {
             toolchain
-                .cargo(layout)?
+                .cargo(layout, "wasm")?
                 .args(["clippy", "--locked", "--target", WASM])
                 .args(selection)
                 .args(["--", "-D", "warnings"])
-                .env("CARGO_TARGET_DIR", layout.target().join("wasm"))
                 .run_quietly()
         })
     };

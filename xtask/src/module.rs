@@ -90,26 +90,25 @@ fn compile(
     features: &[&str],
     what: &str,
 ) -> Result<PathBuf> {
-    let target = layout.target().join(directory);
     step("module", what, || {
         toolchain
-            .cargo(layout)?
+            .cargo(layout, directory)?
             .args(["build", "--locked", "-p", "minigate-edge", "--lib"])
             .args(["--target", WASM, "--profile", "module"])
             .args(features)
-            .env("CARGO_TARGET_DIR", &target)
             // wasm-bindgen reads the section about target features, which strip
             // removes; it drops the names itself.
             .env("CARGO_PROFILE_MODULE_STRIP", "none")
             .run_quietly()
     })?;
-    Ok(target.join(WASM).join("module").join("minigate_edge.wasm"))
+    Ok(toolchain.target(layout, directory).join(WASM).join("module").join("minigate_edge.wasm"))
 }
 
 /// A digest of everything that `target/module` is made from.
 fn inputs(layout: &Layout, compiled: &Path, entry: &Path) -> Result<String> {
     let tool = layout.root.join("tools").join("wasm");
-    let mut all = vec![compiled.to_owned(), tool.join("Cargo.lock")];
+    let this_file = layout.root.join("xtask").join("src").join("module.rs");
+    let mut all = vec![compiled.to_owned(), this_file, tool.join("Cargo.lock")];
     all.extend(files(&tool.join("src"))?);
     all.extend(files(entry)?);
     let mut list = String::new();
@@ -144,5 +143,8 @@ fn gzip_size(file: &Path) -> Result<usize> {
         .stdin(Stdio::null())
         .output()
         .map_err(|error| format!("cannot start gzip: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("gzip failed ({})", output.status).into());
+    }
     Ok(output.stdout.len())
 }

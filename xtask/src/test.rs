@@ -111,9 +111,8 @@ impl WasmTests {
     }
 
     fn cargo(&self, layout: &Layout) -> Result<Command> {
-        let mut command = self.toolchain.cargo(layout)?;
+        let mut command = self.toolchain.cargo(layout, "wasm")?;
         command
-            .env("CARGO_TARGET_DIR", layout.target().join("wasm"))
             .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER", &self.runner)
             .env("PATH", &self.search_path);
         Ok(command)

@@ -101,10 +101,17 @@ impl Toolchain {
         }
     }
 
+    /// Where cargo builds, apart for each compiler: two of them in one directory can
+    /// take each other's results for their own.
+    pub(crate) fn target(&self, layout: &Layout, purpose: &str) -> PathBuf {
+        let compiler = if self.debian.is_some() { "-debian" } else { "" };
+        layout.target().join(format!("{purpose}{compiler}"))
+    }
+
     /// A cargo whose wasm units are the same wherever the checkout, the registry
     /// and the compiler are. With `--target` the flags reach only those units,
     /// never build scripts and macros.
-    pub(crate) fn cargo(&self, layout: &Layout) -> Result<Command> {
+    pub(crate) fn cargo(&self, layout: &Layout, purpose: &str) -> Result<Command> {
         let mut flags = vec!["-Ctarget-feature=+simd128".to_owned()];
         let mut remap = |from: &Path, to: &str| {
             flags.push(format!("--remap-path-prefix={}={to}", from.display()));
@@ -129,6 +136,7 @@ impl Toolchain {
             debian_environment(&mut command, &debian.rustc);
         }
         command
+            .env("CARGO_TARGET_DIR", self.target(layout, purpose))
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
             // `worker` asks for it: js-sys types instead of its own.
             .env("WASM_BINDGEN_USE_JS_SYS", "1");
