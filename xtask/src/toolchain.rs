@@ -221,6 +221,12 @@ fn debian_environment(command: &mut Command, rustc: &Path) {
     {
         command.env_remove(name);
     }
+    // cargo looks for `cargo-clippy` there, and must not find rustup's.
+    let path = env::var_os("PATH").unwrap_or_default();
+    let own = rustc.parent().map(Path::to_owned);
+    if let Ok(path) = env::join_paths(own.into_iter().chain(env::split_paths(&path))) {
+        command.env("PATH", path);
+    }
     command.env("RUSTC", rustc).env("RUSTDOC", rustc.with_file_name("rustdoc"));
 }
 
