@@ -62,7 +62,7 @@ pub(crate) fn check(text: &[u8]) -> Result<Encoded, NotBase64> {
     }
     let padding = text.len() - at;
     let symbols = text.len() - escapes;
-    if symbols % 4 != 0 || (padding > 0 && symbols < 4) {
+    if !symbols.is_multiple_of(4) || (padding > 0 && symbols < 4) {
         return Err(NotBase64::Padding);
     }
     Ok(Encoded { decoded_len: (symbols / 4 * 3 - padding) as u64 })

@@ -723,7 +723,7 @@ mod tests {
         assert_eq!(code(&deep), Code::InvalidJson);
         let many = format!(
             r#"{{{user},"attachments":[{}]}}"#,
-            vec![r#"{"type":"image","data":"iVBORw0KGgoAAAAA"}"#; 9].join(",")
+            [r#"{"type":"image","data":"iVBORw0KGgoAAAAA"}"#; 9].join(",")
         );
         assert_eq!(code(&many), Code::TooManyAttachments);
     }
