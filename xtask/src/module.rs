@@ -90,15 +90,16 @@ fn compile(
     features: &[&str],
     what: &str,
 ) -> Result<PathBuf> {
+    // wasm-bindgen reads the section about target features, which `strip = true`
+    // removes; it drops the names itself.
+    let strip = if features.is_empty() { "none" } else { "symbols" };
     step("module", what, || {
         toolchain
             .cargo(layout, directory)?
             .args(["build", "--locked", "-p", "minigate-edge", "--lib"])
             .args(["--target", WASM, "--profile", "module"])
             .args(features)
-            // wasm-bindgen reads the section about target features, which strip
-            // removes; it drops the names itself.
-            .env("CARGO_PROFILE_MODULE_STRIP", "none")
+            .env("CARGO_PROFILE_MODULE_STRIP", strip)
             .run_quietly()
     })?;
     Ok(toolchain.target(layout, directory).join(WASM).join("module").join("minigate_edge.wasm"))
