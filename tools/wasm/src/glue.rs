@@ -47,9 +47,7 @@ fn glue(input: &Path, out_dir: &Path) -> Result<(), String> {
     let text = std::fs::read_to_string(&js).map_err(|error| error.to_string())?;
     let plain = text.replacen("import source wasmModule from", "import wasmModule from", 1);
     if plain == text {
-        return Err(
-            "the generated index.js has no source phase import: other wasm-bindgen?".to_owned(),
-        );
+        return Err("the generated index.js has no source phase import: other wasm-bindgen?".to_owned());
     }
     std::fs::write(&js, plain).map_err(|error| error.to_string())
 }
