@@ -90,7 +90,7 @@ impl Exchange {
         self.story.warnings.clone_from(&request.warnings);
         self.timers.turn = Some(self.facts.started_ms + policy.deadlines.turn);
         let store_id = self.take_id();
-        let waiting = Box::new(self.prepare(policy, request, store_id, now));
+        let waiting = self.prepare(policy, request, store_id, now);
         match policy.rate {
             None => self.ask(policy, waiting, now),
             Some(rate) => {
@@ -100,7 +100,7 @@ impl Exchange {
                     key: format!("rate:chat:{subject}"),
                     op,
                 });
-                self.phase = Phase::Token(waiting);
+                self.phase = Phase::Token(Box::new(waiting));
             }
         }
     }
@@ -159,7 +159,7 @@ impl Exchange {
         match input {
             Input::Stored { id: answered, outcome } if answered == id => {
                 let Outcome::Token { granted, remaining, retry_after_ms, full_after_ms } = outcome else {
-                    return self.store_failed(policy, waiting, now);
+                    return self.store_failed(policy, *waiting, now);
                 };
                 let limit = policy.rate.map_or(0, |rate| rate.burst);
                 let headers = vec![
@@ -169,19 +169,19 @@ impl Exchange {
                 ];
                 if granted {
                     waiting.turn.rate_headers = headers;
-                    return self.ask(policy, waiting, now);
+                    return self.ask(policy, *waiting, now);
                 }
                 let seconds = retry_after_ms.div_ceil(1000).max(1);
                 let failure =
                     Failure::new(Code::RateLimited, format!("too many requests; try again in {seconds} s"));
                 self.fail_with(policy, &failure.after(seconds), headers, now);
             }
-            Input::StoreFailed { id: answered } if answered == id => self.store_failed(policy, waiting, now),
+            Input::StoreFailed { id: answered } if answered == id => self.store_failed(policy, *waiting, now),
             _ => self.phase = Phase::Token(waiting),
         }
     }
 
-    fn store_failed(&mut self, policy: &Policy, waiting: Box<Waiting>, now: Moment) {
+    fn store_failed(&mut self, policy: &Policy, waiting: Waiting, now: Moment) {
         self.story.store_failed = true;
         match policy.store_failure {
             StoreFailure::Open => self.ask(policy, waiting, now),
@@ -193,8 +193,8 @@ impl Exchange {
     }
 
     /// Sends the request to OpenClaw.
-    fn ask(&mut self, policy: &Policy, waiting: Box<Waiting>, now: Moment) {
-        let Waiting { turn, stream, fetch, .. } = *waiting;
+    fn ask(&mut self, policy: &Policy, waiting: Waiting, now: Moment) {
+        let Waiting { turn, stream, fetch, .. } = waiting;
         self.outputs.push_back(Output::Fetch(fetch));
         self.story.asked_ms = Some(now.unix_ms);
         let turn = Box::new(turn);

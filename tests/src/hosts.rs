@@ -1,0 +1,300 @@
+//! Both hosts, started as people start them: the `minigate` program, and the module in the
+//! real `workerd`.
+
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncRead, BufReader},
+    process::{Child, Command},
+    sync::watch,
+};
+
+use crate::required;
+
+/// Which host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// `minigate serve`, with wasmtime.
+    Native,
+    /// The Workers entry in workerd.
+    Edge,
+}
+
+impl Kind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Native, Self::Edge];
+
+    /// The name in tests.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Edge => "edge",
+        }
+    }
+}
+
+/// A host that runs.
+#[derive(Debug)]
+pub struct Host {
+    /// Which.
+    pub kind: Kind,
+    /// Where: `http://127.0.0.1:PORT`.
+    pub url: String,
+    child: Child,
+    output: Arc<Mutex<String>>,
+    directory: PathBuf,
+}
+
+/// How long a host may take to listen.
+const START: Duration = Duration::from_secs(60);
+
+impl Host {
+    /// Starts a host with these settings and no others, and waits until it listens.
+    ///
+    /// # Panics
+    /// When it cannot start; its output says why.
+    pub async fn start(kind: Kind, settings: &[(&str, &str)]) -> Self {
+        let directory = new_directory(kind.name());
+        let command = match kind {
+            Kind::Native => native(&directory, settings),
+            Kind::Edge => edge(&directory, settings),
+        };
+        Self::run(kind, command, directory).await
+    }
+
+    /// Starts the native host with its built-in demo upstream.
+    ///
+    /// # Panics
+    /// As [`Host::start`].
+    pub async fn start_demo(settings: &[(&str, &str)]) -> Self {
+        let directory = new_directory("demo");
+        let mut command = native(&directory, settings);
+        command.arg("--demo");
+        Self::run(Kind::Native, command, directory).await
+    }
+
+    async fn run(kind: Kind, mut command: Command, directory: PathBuf) -> Self {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the host can be started");
+        let output = Arc::new(Mutex::new(String::new()));
+        let (found, mut port) = watch::channel(None);
+        read(child.stdout.take().expect("piped"), Arc::clone(&output), Some(found));
+        read(child.stderr.take().expect("piped"), Arc::clone(&output), None);
+        let listening = tokio::time::timeout(START, port.wait_for(Option::is_some)).await;
+        let port = match listening {
+            Ok(Ok(port)) => port.expect("is some"),
+            _ => panic!("the {} host did not listen:\n{}", kind.name(), text(&output)),
+        };
+        Self { kind, url: format!("http://127.0.0.1:{port}"), child, output, directory }
+    }
+
+    /// Everything that it has written so far, on both outputs.
+    #[must_use]
+    pub fn output(&self) -> String {
+        text(&self.output)
+    }
+
+    /// The JSON lines that it has written so far.
+    #[must_use]
+    pub fn records(&self) -> Vec<Value> {
+        self.output().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id().unwrap_or_default()
+    }
+
+    /// Where the native host keeps its store.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        // The standard library sends no other signal than KILL.
+        let sent = std::process::Command::new("kill").args(["-TERM", &self.pid().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -TERM");
+    }
+
+    /// Waits for its end; gives its exit code, if it has one.
+    pub async fn wait(&mut self) -> Option<i32> {
+        let status = tokio::time::timeout(Duration::from_secs(90), self.child.wait()).await;
+        status.expect("it ends").expect("it was started").code()
+    }
+
+    /// Ends it without a word, as a power cut would.
+    ///
+    /// # Panics
+    /// When it has ended already.
+    pub async fn kill(mut self) {
+        self.child.kill().await.expect("it runs");
+    }
+
+    /// Ends it and waits.
+    pub async fn stop(mut self) {
+        self.terminate();
+        let _ = self.wait().await;
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// Runs the native host with settings that it is to refuse; gives its exit code and output.
+///
+/// # Panics
+/// When it cannot be started at all, or starts to serve.
+pub async fn refused(settings: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String) {
+    let directory = new_directory("refused");
+    let output =
+        native(&directory, settings).args(arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+    let output = tokio::time::timeout(START, output).await.expect("it ends").expect("it starts");
+    let _ = std::fs::remove_dir_all(directory);
+    let text =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    (output.status.code(), text)
+}
+
+fn text(output: &Mutex<String>) -> String {
+    output.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+fn new_directory(name: &str) -> PathBuf {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let path = std::env::temp_dir().join(format!("minigate-test-{}-{name}-{number}", std::process::id()));
+    std::fs::create_dir_all(&path).expect("a temporary directory");
+    path
+}
+
+/// Collects lines, and looks for the one that tells the port.
+fn read(
+    from: impl AsyncRead + Unpin + Send + 'static,
+    output: Arc<Mutex<String>>,
+    found: Option<watch::Sender<Option<u16>>>,
+) {
+    tokio::spawn(async move {
+        let mut lines = BufReader::new(from).lines();
+        while let Ok(Some(line)) = lines.next_line().await {
+            if let (Some(found), Some(port)) = (&found, port(&line)) {
+                found.send_replace(Some(port));
+            }
+            let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
+            output.push_str(&line);
+            output.push('\n');
+        }
+    });
+}
+
+/// `{"event":"listening","address":"127.0.0.1:PORT"}` of the native host,
+/// `{"event":"listen","socket":"http","port":PORT}` of workerd's control channel.
+fn port(line: &str) -> Option<u16> {
+    let event: Value = serde_json::from_str(line).ok()?;
+    match event["event"].as_str()? {
+        "listening" => event["address"].as_str()?.rsplit(':').next()?.parse().ok(),
+        "listen" => u16::try_from(event["port"].as_u64()?).ok(),
+        _ => None,
+    }
+}
+
+fn native(directory: &Path, settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(required("MINIGATE_BIN"));
+    command.arg("serve").arg("--module").arg(required("MINIGATE_MODULE").join("index_bg.wasm"));
+    command
+        .env_clear()
+        .env("PORT", "0")
+        .env("DATA_DIR", directory.join("data"))
+        .envs(settings.iter().copied());
+    command
+}
+
+fn edge(directory: &Path, settings: &[(&str, &str)]) -> Command {
+    let config = directory.join("config.capnp");
+    std::fs::write(&config, workerd_config(&required("MINIGATE_MODULE"), settings)).expect("a file");
+    let link = directory.join("module");
+    std::os::unix::fs::symlink(required("MINIGATE_MODULE"), link).expect("a link");
+    let mut command = Command::new(required("MINIGATE_WORKERD"));
+    command.arg("serve").arg(config).arg("--control-fd=1").env_clear();
+    command
+}
+
+/// What `wrangler.toml` says, in workerd's own terms.
+fn workerd_config(module: &Path, settings: &[(&str, &str)]) -> String {
+    let mut modules = String::new();
+    let mut add = |name: &str, kind: &str| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(modules, "    (name = \"{name}\", {kind} = embed \"module/{name}\"),");
+    };
+    add("entry.mjs", "esModule");
+    for name in files(module, Path::new("")) {
+        match name.rsplit_once('.').map(|(_, ending)| ending) {
+            Some("js" | "mjs") if name != "entry.mjs" => add(&name, "esModule"),
+            Some("wasm") => add(&name, "wasm"),
+            _ => {}
+        }
+    }
+    let bindings: String = settings
+        .iter()
+        .map(|(name, value)| format!("    (name = \"{name}\", text = {}),\n", Value::from(*value)))
+        .collect();
+    format!(
+        r#"using Workerd = import "/workerd/workerd.capnp";
+const config :Workerd.Config = (
+  services = [
+    (name = "main", worker = .gateway),
+    (name = "internet", network = (allow = ["public", "private"])),
+  ],
+  sockets = [(name = "http", address = "127.0.0.1:0", http = (), service = "main")],
+);
+const gateway :Workerd.Worker = (
+  modules = [
+{modules}  ],
+  compatibilityDate = "2026-11-01",
+  compatibilityFlags = ["enable_request_signal"],
+  bindings = [
+{bindings}    (name = "STATE", durableObjectNamespace = "StateCell"),
+  ],
+  durableObjectNamespaces = [(className = "StateCell", uniqueKey = "minigate", enableSql = true)],
+  durableObjectStorage = (inMemory = void),
+);
+"#
+    )
+}
+
+/// The files of a directory and those under it, by relative name.
+fn files(root: &Path, below: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let entries = std::fs::read_dir(root.join(below)).expect("the module's directory");
+    for entry in entries.filter_map(Result::ok) {
+        let name = below.join(entry.file_name());
+        if entry.path().is_dir() {
+            found.extend(files(root, &name));
+        } else if let Some(name) = name.to_str() {
+            found.push(name.to_owned());
+        }
+    }
+    found.sort();
+    found
+}

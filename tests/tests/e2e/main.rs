@@ -1,0 +1,217 @@
+//! Every promise of `/api/chat`, end to end, on both hosts: each scenario is one function
+//! that runs once against `minigate` and once against workerd.
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test says so when something is missing"
+)]
+
+mod answers;
+mod attachments;
+mod deadlines;
+mod faults;
+mod leaks;
+mod lifecycle;
+mod operations;
+mod refusals;
+mod streams;
+mod upstream_failures;
+
+use std::{future::Future, pin::Pin, process::ExitCode, sync::Arc};
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use minigate_tests::{
+    client::{Client, KEY},
+    hosts::{Host, Kind},
+    upstream::{TOKEN, Upstream},
+};
+use tokio::runtime::Runtime;
+
+/// The second key that is valid at once with the first.
+pub(crate) const SECOND_KEY: &str = "second-key-canary-93bd";
+/// The secret of the session keys.
+pub(crate) const SESSION_SECRET: &str = "session-secret-canary-5c1d";
+
+/// The ways in which a host is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Setup {
+    /// No rate limit; faults on demand; one browser origin.
+    Plain,
+    /// Deadlines of fractions of a second.
+    Hasty,
+    /// OpenClaw remembers; a system prompt, an agent and a token cap.
+    Memory,
+    /// Three requests at once, then one in five seconds.
+    Limited,
+    /// Nobody listens where OpenClaw should be.
+    Alone,
+}
+
+impl Setup {
+    const ALL: [Self; 5] = [Self::Plain, Self::Hasty, Self::Memory, Self::Limited, Self::Alone];
+
+    fn settings(self) -> Vec<(&'static str, &'static str)> {
+        match self {
+            Self::Plain => vec![
+                ("MINIGATE_ENV", "dev"),
+                ("FAULT_INJECTION", "on"),
+                ("RATE_LIMIT_PER_MINUTE", "0"),
+                ("CORS_ALLOW_ORIGINS", "https://app.example"),
+                ("LOG_LEVEL", "debug"),
+            ],
+            Self::Hasty => vec![
+                ("RATE_LIMIT_PER_MINUTE", "0"),
+                ("FIRST_BYTE_TIMEOUT_MS", "500"),
+                ("IDLE_TIMEOUT_MS", "700"),
+                ("TURN_TIMEOUT_MS", "3000"),
+                ("HEARTBEAT_MS", "150"),
+            ],
+            Self::Memory => vec![
+                ("RATE_LIMIT_PER_MINUTE", "0"),
+                ("CHAT_MEMORY", "gateway"),
+                ("SESSION_SECRET", SESSION_SECRET),
+                ("OPENCLAW_AGENT", "main"),
+                ("SYSTEM_PROMPT", "Be \"brief\".\n请简短。"),
+                ("MAX_TOKENS", "321"),
+            ],
+            Self::Limited => vec![("RATE_LIMIT_PER_MINUTE", "12"), ("RATE_LIMIT_BURST", "3")],
+            Self::Alone => vec![("RATE_LIMIT_PER_MINUTE", "0"), ("CONNECT_TIMEOUT_MS", "1000")],
+        }
+    }
+}
+
+/// Everything that runs.
+#[derive(Debug)]
+pub(crate) struct World {
+    /// The scripted Gateway.
+    pub(crate) upstream: Upstream,
+    hosts: Vec<(Setup, Host)>,
+}
+
+impl World {
+    async fn start() -> Self {
+        let upstream = Upstream::start().await;
+        let nobody = Upstream::refusing().await;
+        let keys = format!("{KEY}, {SECOND_KEY}");
+        let mut hosts = Vec::new();
+        for setup in Setup::ALL {
+            for kind in Kind::ALL {
+                let url = if setup == Setup::Alone { &nobody } else { &upstream.url };
+                let mut settings = setup.settings();
+                settings.extend([
+                    ("OPENCLAW_GATEWAY_URL", url.as_str()),
+                    ("OPENCLAW_GATEWAY_TOKEN", TOKEN),
+                    ("API_KEY", &keys),
+                ]);
+                hosts.push((setup, Host::start(kind, &settings).await));
+            }
+        }
+        Self { upstream, hosts }
+    }
+}
+
+/// What a scenario gets: one host of the two, in all setups.
+#[derive(Clone, Debug)]
+pub(crate) struct Scene {
+    /// Which host.
+    pub(crate) kind: Kind,
+    /// Everything.
+    pub(crate) world: Arc<World>,
+}
+
+impl Scene {
+    /// The host in that setup.
+    pub(crate) fn host(&self, setup: Setup) -> &Host {
+        let found = self.world.hosts.iter().find(|(is, host)| *is == setup && host.kind == self.kind);
+        &found.expect("every setup was started").1
+    }
+
+    /// A client of the host in that setup.
+    pub(crate) fn client(&self, setup: Setup) -> Client {
+        Client::new(&self.host(setup).url)
+    }
+
+    /// The scripted Gateway.
+    pub(crate) fn upstream(&self) -> &Upstream {
+        &self.world.upstream
+    }
+
+    /// A marker that no other scenario or host uses.
+    pub(crate) fn marker(&self, name: &str) -> String {
+        format!("{name}-{}", self.kind.name())
+    }
+}
+
+type Run = Pin<Box<dyn Future<Output = ()>>>;
+
+/// A scenario with its name, and the hosts that it is for.
+#[derive(Debug)]
+pub(crate) struct Scenario {
+    name: &'static str,
+    kinds: &'static [Kind],
+    run: fn(Scene) -> Run,
+}
+
+/// Lists scenarios of a module, for both hosts.
+macro_rules! scenarios {
+    ($($name:ident),* $(,)?) => { $crate::scenarios!(for &minigate_tests::hosts::Kind::ALL; $($name),*) };
+    (for $kinds:expr; $($name:ident),* $(,)?) => {
+        vec![$($crate::Scenario {
+            name: stringify!($name),
+            kinds: $kinds,
+            run: |scene| Box::pin($name(scene)),
+        },)*]
+    };
+}
+
+pub(crate) use scenarios;
+
+impl Scenario {
+    /// Puts a scenario into the list.
+    fn trials(self, runtime: &Arc<Runtime>, world: &Arc<World>, out: &mut Vec<Trial>) {
+        let Self { name, kinds, run } = self;
+        for &kind in kinds {
+            let (runtime, world) = (Arc::clone(runtime), Arc::clone(world));
+            out.push(Trial::test(format!("{}::{name}", kind.name()), move || {
+                let work = async move {
+                    tokio::time::timeout(std::time::Duration::from_secs(100), run(Scene { kind, world }))
+                        .await
+                };
+                runtime.block_on(work).map_err(|_| Failed::from("took more than 100 s"))
+            }));
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let runtime = Arc::new(Runtime::new().expect("a runtime"));
+    let world = Arc::new(runtime.block_on(World::start()));
+    let all = [
+        answers::scenarios(),
+        attachments::scenarios(),
+        deadlines::scenarios(),
+        faults::scenarios(),
+        leaks::scenarios(),
+        lifecycle::scenarios(),
+        operations::scenarios(),
+        refusals::scenarios(),
+        streams::scenarios(),
+        upstream_failures::scenarios(),
+    ];
+    let mut trials = Vec::new();
+    for scenario in all.into_iter().flatten() {
+        scenario.trials(&runtime, &world, &mut trials);
+    }
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // The trials are gone, and their share of the world with them.
+    if let Ok(World { hosts, .. }) = Arc::try_unwrap(world) {
+        runtime.block_on(async {
+            for (_, host) in hosts {
+                host.stop().await;
+            }
+        });
+    }
+    conclusion.exit_code()
+}
