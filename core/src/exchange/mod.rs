@@ -24,7 +24,7 @@ use crate::{
 use chat::{Turn, Waiting};
 use record::Story;
 use routes::{Origin, Route};
-use stream::Streaming;
+use stream::{Refusal, Streaming};
 
 /// The version of the encoded state, its first byte.
 const STATE_VERSION: u8 = 1;
@@ -41,7 +41,7 @@ enum Phase {
     /// The head of a stream.
     StreamHead(Box<Turn>),
     /// The rest of a stream's refusal.
-    StreamRefusal(Box<Turn>, ByteBuf),
+    StreamRefusal(Box<Turn>, Refusal),
     /// More of a stream.
     Streaming(Box<Turn>, Box<Streaming>),
     /// The two probes of `/readyz`.
@@ -228,7 +228,7 @@ impl Exchange {
             Phase::Token(waiting) => self.in_token(policy, waiting, input, now),
             Phase::Answer(turn) => self.in_answer(policy, turn, input, now),
             Phase::StreamHead(turn) => self.in_stream_head(policy, turn, input, now),
-            Phase::StreamRefusal(turn, body) => self.in_stream_refusal(policy, turn, body, input, now),
+            Phase::StreamRefusal(turn, refusal) => self.in_stream_refusal(policy, turn, refusal, input, now),
             Phase::Streaming(turn, streaming) => self.in_stream(policy, turn, streaming, input, now),
             Phase::Probes(probes) => self.in_probes(policy, probes, input, now),
             Phase::Done => {}

@@ -30,6 +30,13 @@ const LONGEST_REFUSAL: usize = 64 * 1024;
 
 const DONE: &str = "data: [DONE]\n\n";
 
+/// What is known of a refusal so far.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Refusal {
+    retry_after: Option<String>,
+    body: ByteBuf,
+}
+
 /// What is known of a stream so far.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Streaming {
@@ -51,11 +58,12 @@ impl Exchange {
                 let is_stream = find_header(&headers, "content-type")
                     .is_some_and(|kind| kind.starts_with("text/event-stream"));
                 if status != 200 {
-                    let refusal = upstream::failed(status, b"", find_header(&headers, "retry-after"));
+                    let retry_after = find_header(&headers, "retry-after");
                     self.timers.idle = Some(now.unix_ms + policy.deadlines.idle);
                     // Kept for the case that the rest of it does not come.
-                    self.story.code = Some(refusal.code);
-                    self.phase = Phase::StreamRefusal(turn, ByteBuf::new());
+                    self.story.code = Some(upstream::failed(status, b"", retry_after).code);
+                    let retry_after = retry_after.map(str::to_owned);
+                    self.phase = Phase::StreamRefusal(turn, Refusal { retry_after, body: ByteBuf::new() });
                 } else if is_stream {
                     self.open_stream(policy, turn, now);
                 } else {
@@ -76,21 +84,22 @@ impl Exchange {
         &mut self,
         policy: &Policy,
         turn: Box<Turn>,
-        mut body: ByteBuf,
+        mut refusal: Refusal,
         input: Input<'_>,
         now: Moment,
     ) {
         match input {
             Input::FetchLines { id, lines } if id == turn.fetch_id => {
-                let room = LONGEST_REFUSAL.saturating_sub(body.len());
-                body.extend_from_slice(&lines[..lines.len().min(room)]);
-                self.phase = Phase::StreamRefusal(turn, body);
+                let room = LONGEST_REFUSAL.saturating_sub(refusal.body.len());
+                refusal.body.extend_from_slice(&lines[..lines.len().min(room)]);
+                self.phase = Phase::StreamRefusal(turn, refusal);
             }
             Input::FetchEnd { id } | Input::FetchFailed { id, .. } if id == turn.fetch_id => {
                 let status = self.story.upstream_status.unwrap_or(502);
-                self.fail(policy, &upstream::failed(status, &body, None), now);
+                let Refusal { retry_after, body } = refusal;
+                self.fail(policy, &upstream::failed(status, &body, retry_after.as_deref()), now);
             }
-            _ => self.phase = Phase::StreamRefusal(turn, body),
+            _ => self.phase = Phase::StreamRefusal(turn, refusal),
         }
     }
 
@@ -136,6 +145,10 @@ impl Exchange {
                     self.fail_stream(policy, &failure, out, now);
                 } else {
                     self.send(policy, out, now);
+                    if streaming.ended {
+                        // Nothing may follow the end mark, not even a comment.
+                        self.timers.heartbeat = None;
+                    }
                     self.phase = Phase::Streaming(turn, streaming);
                 }
             }

@@ -1,1 +1,12 @@
+//! A simulated world around one exchange: its clock, its client, its store, its OpenClaw.
+//! Each test is a script. Between any two steps the state is encoded and decoded.
 
+mod answers;
+mod deadlines;
+mod endings;
+mod operations;
+#[cfg(not(target_arch = "wasm32"))]
+mod random;
+mod streams;
+mod upstream;
+mod world;

@@ -1,0 +1,383 @@
+//! The world, and the rules of the seam that it watches over at every step.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::{
+    exchange::Exchange,
+    policy::{Policy, auth::KeyDigest},
+    seam::{
+        BodyFailure, DeadlineReason, Delivery, Fetch, FetchFailure, Input, Level, Moment, Output, Piece,
+        RequestHead, Rope,
+    },
+    state::{self, Op},
+};
+
+/// The client's key.
+pub(super) const KEY: &str = "key-canary-71d2";
+/// When every script begins: 2026-11-21 03:46:37 UTC.
+pub(super) const BEGIN: u64 = 1_795_232_797_000;
+
+/// Everything around one exchange, and everything that it did.
+pub(super) struct World {
+    pub(super) policy: Policy,
+    pub(super) now: u64,
+    /// What other exchanges left behind.
+    pub(super) store: BTreeMap<String, Vec<u8>>,
+    state: Vec<u8>,
+    body: Vec<u8>,
+    /// The limit of the body that is asked for.
+    pub(super) wants_body: Option<u64>,
+    /// Operations that were not answered yet.
+    pub(super) asked: Vec<(u32, String, Op)>,
+    /// All fetches.
+    pub(super) fetches: Vec<Fetch>,
+    /// All fetches that were given up.
+    pub(super) cancelled: Vec<u32>,
+    pub(super) head: Option<(u16, Vec<(String, String)>)>,
+    /// What the client has received.
+    pub(super) chunks: Vec<Vec<u8>>,
+    pub(super) ended: bool,
+    pub(super) done: bool,
+    pub(super) records: Vec<(Level, String)>,
+    pub(super) deadline: Option<(u64, DeadlineReason)>,
+}
+
+/// The default settings with one key, and every line logged.
+pub(super) fn policy() -> Policy {
+    Policy {
+        api_keys: vec![KeyDigest::of(KEY.as_bytes())],
+        session_secret: KeyDigest::of(b"session"),
+        log_level: Level::Debug,
+        ..Policy::default()
+    }
+}
+
+/// The head of a chat request.
+pub(super) fn chat_head() -> RequestHead {
+    RequestHead {
+        method: "POST".into(),
+        path: "/api/chat".into(),
+        headers: vec![
+            ("content-type".into(), "application/json".into()),
+            ("x-api-key".into(), KEY.into()),
+            ("x-trace-id".into(), "1710000123456".into()),
+        ],
+        peer: "203.0.113.9".into(),
+        content_length: None,
+    }
+}
+
+/// The head of a request of a machine that watches.
+pub(super) fn get(path: &str) -> RequestHead {
+    RequestHead { method: "GET".into(), path: path.into(), ..RequestHead::default() }
+}
+
+impl World {
+    /// A request arrives.
+    pub(super) fn begin(policy: Policy, head: RequestHead) -> Self {
+        Self::begin_in(policy, head, BEGIN, BTreeMap::new())
+    }
+
+    /// A request arrives at some time, after others.
+    pub(super) fn begin_in(
+        policy: Policy,
+        head: RequestHead,
+        now: u64,
+        store: BTreeMap<String, Vec<u8>>,
+    ) -> Self {
+        let mut world = Self {
+            policy,
+            now,
+            store,
+            state: Vec::new(),
+            body: Vec::new(),
+            wants_body: None,
+            asked: Vec::new(),
+            fetches: Vec::new(),
+            cancelled: Vec::new(),
+            head: None,
+            chunks: Vec::new(),
+            ended: false,
+            done: false,
+            records: Vec::new(),
+            deadline: None,
+        };
+        let exchange = Exchange::new(&world.policy, head, world.moment());
+        world.drain(exchange);
+        world
+    }
+
+    /// A chat request whose body has come and whose token was granted: OpenClaw was asked.
+    pub(super) fn asked(policy: Policy, body: &Value) -> Self {
+        let mut world = Self::begin(policy, chat_head());
+        world.send_body(body);
+        world.answer_store();
+        assert!(world.fetch_is_running(), "{:?}", world.text());
+        world
+    }
+
+    fn moment(&self) -> Moment {
+        Moment { unix_ms: self.now, entropy: [0x5c; 16] }
+    }
+
+    /// One input, into an exchange that comes out of storage and goes back there.
+    pub(super) fn give(&mut self, input: Input<'_>) {
+        let mut exchange = Exchange::decode(&self.state).expect("a state of this version");
+        exchange.handle_input(&self.policy, input, self.moment());
+        self.drain(exchange);
+    }
+
+    fn drain(&mut self, mut exchange: Exchange) {
+        self.deadline = None;
+        let mut last = None;
+        while let Some(output) = exchange.poll_output() {
+            assert!(!matches!(last, Some(Output::Deadline { .. } | Output::Done)), "then came {output:?}");
+            last = Some(output.clone());
+            self.see(output);
+        }
+        assert!(matches!(last, Some(Output::Deadline { .. } | Output::Done)), "the drain ended at {last:?}");
+        assert_eq!(exchange.is_done(), self.done);
+        self.state = exchange.encode();
+        let again = Exchange::decode(&self.state).expect("a state of this version").encode();
+        assert!(again == self.state, "another state came out of storage");
+    }
+
+    fn see(&mut self, output: Output) {
+        let over = self.ended || self.done;
+        assert!(!over || matches!(output, Output::Record { .. } | Output::Done), "after the end: {output:?}");
+        match output {
+            Output::ReadBody { limit } => self.wants_body = Some(limit),
+            Output::Store { id, key, op } => self.asked.push((id, key, op)),
+            Output::Fetch(fetch) => {
+                assert!(self.fetches.iter().all(|earlier| earlier.id != fetch.id), "an id is used once");
+                self.fetches.push(fetch);
+            }
+            Output::Cancel { id } => {
+                assert!(self.fetches.iter().any(|fetch| fetch.id == id), "no such fetch: {id}");
+                assert!(!self.cancelled.contains(&id), "cancelled twice: {id}");
+                self.cancelled.push(id);
+            }
+            Output::Head { status, headers } => {
+                assert!(self.head.is_none(), "a second head");
+                self.head = Some((status, headers));
+            }
+            Output::Chunk(bytes) => {
+                let (_, headers) = self.head.as_ref().expect("a head before the first chunk");
+                assert!(core::str::from_utf8(&bytes).is_ok() && !bytes.is_empty());
+                let streams = headers.iter().any(|(_, value)| value.starts_with("text/event-stream"));
+                assert!(!streams || bytes.ends_with(b"\n\n"), "an event is never split");
+                self.chunks.push(bytes.into_vec());
+            }
+            Output::End => {
+                assert!(self.head.is_some(), "an end before the head");
+                self.ended = true;
+            }
+            Output::Record { level, line } => {
+                assert!(!line.contains('\n'));
+                self.records.push((level, line));
+            }
+            Output::Deadline { at_ms, reason } => self.deadline = Some((at_ms, reason)),
+            Output::Done => self.done = true,
+        }
+    }
+
+    /// The client's body arrives.
+    pub(super) fn send_body(&mut self, body: &Value) {
+        assert!(self.wants_body.take().is_some(), "no body is wanted");
+        self.body = body.to_string().into_bytes();
+        let body = self.body.clone();
+        self.give(Input::Body(&body));
+    }
+
+    /// The store does what it was asked for.
+    pub(super) fn answer_store(&mut self) {
+        for (id, key, op) in std::mem::take(&mut self.asked) {
+            let reduced = state::reduce(&op, self.store.get(&key).map(Vec::as_slice), self.now);
+            self.store.insert(key, reduced.new.into_vec());
+            self.give(Input::Stored { id, outcome: reduced.outcome });
+        }
+    }
+
+    /// The store fails.
+    pub(super) fn break_store(&mut self) {
+        for (id, ..) in std::mem::take(&mut self.asked) {
+            self.give(Input::StoreFailed { id });
+        }
+    }
+
+    /// The last fetch.
+    pub(super) fn fetch(&self) -> &Fetch {
+        self.fetches.last().expect("a fetch")
+    }
+
+    fn fetch_is_running(&self) -> bool {
+        !self.done && self.fetches.last().is_some_and(|fetch| !self.cancelled.contains(&fetch.id))
+    }
+
+    /// What OpenClaw received.
+    pub(super) fn sent_upstream(&self) -> Value {
+        serde_json::from_slice(&self.assemble(&self.fetch().body)).expect("JSON")
+    }
+
+    fn assemble(&self, rope: &Rope) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for piece in &rope.0 {
+            match piece {
+                Piece::Literal(text) => bytes.extend_from_slice(text.as_bytes()),
+                Piece::Body { start, len } => {
+                    bytes.extend_from_slice(&self.body[*start as usize..*start as usize + *len as usize]);
+                }
+            }
+        }
+        assert_eq!(bytes.len() as u64, rope.len());
+        bytes
+    }
+
+    /// OpenClaw answers at once.
+    pub(super) fn whole(&mut self, status: u16, headers: &[(&str, &str)], body: &str) {
+        let id = self.fetch().id;
+        assert!(matches!(self.fetch().delivery, Delivery::Whole { .. }));
+        self.give(Input::FetchWhole { id, status, headers: owned(headers), body: body.as_bytes() });
+    }
+
+    /// OpenClaw begins to answer.
+    pub(super) fn opens(&mut self, status: u16, headers: &[(&str, &str)]) {
+        let id = self.fetch().id;
+        assert!(matches!(self.fetch().delivery, Delivery::Lines { .. }));
+        self.give(Input::FetchHead { id, status, headers: owned(headers) });
+    }
+
+    /// OpenClaw begins to stream.
+    pub(super) fn opens_stream(&mut self) {
+        self.opens(200, &[("content-type", "text/event-stream; charset=utf-8")]);
+    }
+
+    /// OpenClaw goes on.
+    pub(super) fn lines(&mut self, lines: &str) {
+        let id = self.fetch().id;
+        self.give(Input::FetchLines { id, lines: lines.as_bytes() });
+    }
+
+    /// OpenClaw is done.
+    pub(super) fn closes(&mut self) {
+        let id = self.fetch().id;
+        self.give(Input::FetchEnd { id });
+    }
+
+    /// The connection to OpenClaw fails.
+    pub(super) fn breaks(&mut self, failure: FetchFailure) {
+        let id = self.fetch().id;
+        self.give(Input::FetchFailed { id, failure });
+    }
+
+    /// The client's connection fails before the body was complete.
+    pub(super) fn no_body(&mut self, failure: BodyFailure) {
+        self.give(Input::BodyFailed(failure));
+    }
+
+    /// Time passes up to the deadline, and no further.
+    pub(super) fn wait(&mut self) -> DeadlineReason {
+        let (at, reason) = self.deadline.expect("a deadline");
+        self.now = self.now.max(at);
+        self.give(Input::Deadline);
+        reason
+    }
+
+    /// Waits for as long as heartbeats are all that happens.
+    pub(super) fn wait_through_heartbeats(&mut self) -> DeadlineReason {
+        for _ in 0..100 {
+            let reason = self.wait();
+            if reason != DeadlineReason::Heartbeat {
+                return reason;
+            }
+        }
+        panic!("nothing but heartbeats");
+    }
+
+    /// The size of the stored state.
+    pub(super) fn state_len(&self) -> usize {
+        self.state.len()
+    }
+
+    /// Whether the stored state has this text in it.
+    pub(super) fn state_contains(&self, text: &str) -> bool {
+        memchr::memmem::find(&self.state, text.as_bytes()).is_some()
+    }
+
+    /// The status; the answer must be complete.
+    pub(super) fn status(&self) -> u16 {
+        assert!(self.ended && self.done, "not complete: {}", self.text());
+        self.head.as_ref().expect("a head").0
+    }
+
+    /// A header of the answer.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        let (_, headers) = self.head.as_ref().expect("a head");
+        let mut found = headers.iter().filter(|(key, _)| key == name);
+        let value = found.next().map(|(_, value)| value.as_str());
+        assert!(found.next().is_none(), "{name} comes twice");
+        value
+    }
+
+    /// Everything that the client has received.
+    pub(super) fn text(&self) -> String {
+        String::from_utf8(self.chunks.concat()).expect("UTF-8")
+    }
+
+    /// The whole answer.
+    pub(super) fn json(&self) -> Value {
+        let length = self.header("content-length").expect("a length");
+        assert_eq!(length, self.text().len().to_string());
+        serde_json::from_str(&self.text()).expect("JSON")
+    }
+
+    /// The status and code of a failure.
+    pub(super) fn failure(&self) -> (u16, String) {
+        let body = self.json();
+        assert_eq!(body["traceId"], self.header("x-trace-id").expect("a trace id"));
+        assert!(body["answer"].as_str().is_some_and(|answer| !answer.is_empty()));
+        (self.status(), body["error"]["code"].as_str().expect("a code").to_owned())
+    }
+
+    /// The events of a stream; `[DONE]` as a string, comments left out.
+    pub(super) fn events(&self) -> Vec<Value> {
+        let text = self.text();
+        let events = text.split_terminator("\n\n").filter(|event| !event.starts_with(':'));
+        events
+            .map(|event| match event.strip_prefix("data: ").expect("data") {
+                "[DONE]" => Value::from("[DONE]"),
+                data => serde_json::from_str(data).expect("JSON"),
+            })
+            .collect()
+    }
+
+    /// The text of a stream.
+    pub(super) fn streamed(&self) -> String {
+        let events = self.events();
+        let pieces = events.iter().filter_map(|event| event["choices"][0]["delta"]["content"].as_str());
+        pieces.collect()
+    }
+
+    /// How a stream failed. It must be complete all the same.
+    pub(super) fn stream_failure(&self) -> String {
+        assert_eq!(self.status(), 200);
+        let events = self.events();
+        let [.., failure, end] = events.as_slice() else { panic!("too few events: {events:?}") };
+        assert_eq!(end, "[DONE]");
+        assert_eq!(events.iter().filter(|event| *event == "[DONE]").count(), 1);
+        assert!(failure["answer"].is_string() && failure["traceId"].is_string());
+        failure["error"]["code"].as_str().expect("a code").to_owned()
+    }
+
+    /// The log line.
+    pub(super) fn record(&self) -> Value {
+        let [(_, line)] = self.records.as_slice() else { panic!("one line, not {:?}", self.records) };
+        serde_json::from_str(line).expect("JSON")
+    }
+}
+
+fn owned(headers: &[(&str, &str)]) -> Vec<(String, String)> {
+    headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
+}
