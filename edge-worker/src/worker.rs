@@ -36,7 +36,7 @@ pub fn describe(sha256: String, bytes: f64) {
 
 /// One request.
 #[event(fetch)]
-async fn fetch(request: Request, env: Env, _context: Context) -> worker::Result<Response> {
+async fn fetch(request: Request, env: Env, context: Context) -> worker::Result<Response> {
     let head = head(&request);
     let signal = request.signal();
     let worker = match WORKER.with(|worker| worker.get().cloned()) {
@@ -46,7 +46,7 @@ async fn fetch(request: Request, env: Env, _context: Context) -> worker::Result<
         }
     };
     match worker {
-        Ok(worker) => driver::respond(Driver::begin(worker, head, request), &signal).await,
+        Ok(worker) => driver::respond(Driver::begin(worker, head, request), &signal, &context).await,
         Err(problems) => {
             for problem in problems {
                 worker::console_error!("{}", js::log_line("refused_to_start", &problem));

@@ -130,6 +130,11 @@ impl Driver {
         }
     }
 
+    /// Whether all of the answer is there, to be sent in one piece.
+    pub(crate) fn answer_is_complete(&self) -> bool {
+        matches!(self.emissions.back(), Some(Emission::End))
+    }
+
     /// The first of what is waited for, or the deadline.
     fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
         for index in 0..self.waiting.len() {

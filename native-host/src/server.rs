@@ -26,7 +26,7 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
 };
 use minigate_core::{
-    policy::{Environment, Policy},
+    policy::{Environment, HostFacts, Policy},
     seam::{REQUEST_HEADERS, RequestHead},
 };
 use tokio::{signal::unix::SignalKind, sync::watch, task::LocalSet};
@@ -61,17 +61,12 @@ struct Shared {
 pub(crate) fn serve(module: Option<PathBuf>, demo: bool) -> Result<(), String> {
     let begun = std::time::Instant::now();
     let gathered = settings::gather()?;
-    let data = settings::data_directory();
-    let module = module
-        .or_else(|| settings::text("MINIGATE_MODULE").map(PathBuf::from))
-        .unwrap_or_else(beside_program);
-    let code = Code::load(&module, &data.join("code"))?;
-    let policy = Policy::from_settings(&gathered.settings, &gathered.secrets, code.facts(), demo).map_err(
-        |errors| {
+    let facts = HostFacts { name: "native".into(), ..HostFacts::default() };
+    let mut policy =
+        Policy::from_settings(&gathered.settings, &gathered.secrets, facts, demo).map_err(|errors| {
             let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
             lines.join("; ")
-        },
-    )?;
+        })?;
     let address = if demo {
         Address::new(&demo::start()?, None)?
     } else {
@@ -79,17 +74,6 @@ pub(crate) fn serve(module: Option<PathBuf>, demo: bool) -> Result<(), String> {
         Address::new(url, gathered.secrets.get("OPENCLAW_GATEWAY_TOKEN"))?
     };
     drop(gathered);
-    if policy.environment == Environment::Dev && policy.api_keys.is_empty() {
-        journal::event(
-            "warn",
-            "no_api_key",
-            &[("note", "MINIGATE_ENV=dev without API_KEY: anybody may call".into())],
-        );
-    }
-    let mut probe = Core::new(code.clone(), &policy);
-    probe.warm_up()?;
-    let store = Store::open(&data, probe)?;
-
     let ip = settings::text("BIND_ADDRESS").map_or(Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)), |text| {
         text.parse().map_err(|_| format!("BIND_ADDRESS: `{text}` is not an IP address"))
     })?;
@@ -101,6 +85,23 @@ pub(crate) fn serve(module: Option<PathBuf>, demo: bool) -> Result<(), String> {
     for _ in 1..threads {
         listeners.push(listen(bound).map_err(|error| format!("{bound}: {error}"))?);
     }
+    if policy.environment == Environment::Dev && policy.api_keys.is_empty() {
+        journal::event(
+            "warn",
+            "no_api_key",
+            &[("note", "MINIGATE_ENV=dev without API_KEY: anybody may call".into())],
+        );
+    }
+
+    // Every mistake in the settings is known by now; what follows may take a second.
+    let module = module
+        .or_else(|| settings::text("MINIGATE_MODULE").map(PathBuf::from))
+        .unwrap_or_else(beside_program);
+    let code = Code::load(&module, &settings::code_directory())?;
+    policy.host = code.facts();
+    let mut reducers = Core::new(code.clone(), &policy);
+    reducers.warm_up()?;
+    let store = Store::open(&settings::data_directory(), reducers)?;
     let (stop, stopped) = watch::channel(false);
     let shared = Arc::new(Shared { code, policy: Arc::new(policy), address, store });
     let workers: Vec<_> = listeners
@@ -248,7 +249,6 @@ async fn answer(
         match driver.next().await {
             Some(Emission::Head { status, headers }) => {
                 *response.status_mut() = hyper::StatusCode::from_u16(status).unwrap_or_default();
-                let whole = headers.iter().any(|(name, _)| name == "content-length");
                 for (name, value) in headers {
                     if let (Ok(name), Ok(value)) =
                         (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(&value))
@@ -256,7 +256,7 @@ async fn answer(
                         response.headers_mut().append(name, value);
                     }
                 }
-                if !whole {
+                if !driver.answer_is_complete() {
                     *response.body_mut() = Either::Right(StreamBody::new(stream(driver)));
                     return Ok(response);
                 }

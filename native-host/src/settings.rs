@@ -59,7 +59,13 @@ pub(crate) fn text(name: &str) -> Option<String> {
     env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
 }
 
-/// Where the store and the compiled code are kept.
+/// Where the module's machine code is kept. It can be lost: the next start is slower then.
+pub(crate) fn code_directory() -> PathBuf {
+    let named = text("CACHE_DIR").or_else(|| text("CACHE_DIRECTORY"));
+    named.map_or_else(|| data_directory().join("code"), PathBuf::from)
+}
+
+/// Where the store is kept.
 pub(crate) fn data_directory() -> PathBuf {
     if let Some(path) = text("DATA_DIR").or_else(|| text("STATE_DIRECTORY")) {
         return PathBuf::from(path);

@@ -126,6 +126,17 @@ impl Client {
         events
     }
 
+    /// A chat request with the key; the text of its stream, however the network cuts it: a
+    /// long chunk arrives in several pieces.
+    ///
+    /// # Panics
+    /// When it does not end as a stream should.
+    pub async fn long_stream(&self, body: &Value) -> Events {
+        let mut events = Events::default();
+        events.push(whole(self.open(body).await).await.text.as_bytes());
+        events
+    }
+
     /// A GET.
     pub async fn get(&self, path: &str) -> Answer {
         whole(self.send("GET", path, &[], "").await).await

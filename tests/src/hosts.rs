@@ -149,10 +149,15 @@ impl Host {
         self.child.kill().await.expect("it runs");
     }
 
-    /// Ends it and waits.
+    /// Ends it and waits. workerd would wait for connections that scenarios left hanging.
     pub async fn stop(mut self) {
-        self.terminate();
-        let _ = self.wait().await;
+        match self.kind {
+            Kind::Native => {
+                self.terminate();
+                let _ = self.wait().await;
+            }
+            Kind::Edge => self.kill().await,
+        }
     }
 }
 
@@ -221,9 +226,13 @@ fn port(line: &str) -> Option<u16> {
 
 fn native(directory: &Path, settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(required("MINIGATE_BIN"));
-    command.arg("serve").arg("--module").arg(required("MINIGATE_MODULE").join("index_bg.wasm"));
+    // The module is compiled once for all hosts of a run.
+    let code = std::env::temp_dir().join(format!("minigate-test-{}-code", std::process::id()));
     command
+        .arg("serve")
         .env_clear()
+        .env("CACHE_DIR", code)
+        .env("MINIGATE_MODULE", required("MINIGATE_MODULE").join("index_bg.wasm"))
         .env("PORT", "0")
         .env("DATA_DIR", directory.join("data"))
         .envs(settings.iter().copied());

@@ -184,6 +184,9 @@ enum Piece {
     Break,
 }
 
+/// Long enough for what was sent before to be on its way: an error at once would take it along.
+const FLUSHED: Piece = Piece::Wait(Duration::from_millis(50));
+
 /// A running answer: notes that it was cut off if it is dropped before its end.
 struct Running {
     shared: Arc<Shared>,
@@ -382,7 +385,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
     }
     if script.has("truncate") {
         bytes.truncate(bytes.len() / 2);
-        pieces.extend([Piece::Bytes(bytes.into()), Piece::Break]);
+        pieces.extend([Piece::Bytes(bytes.into()), FLUSHED, Piece::Break]);
     } else {
         pieces.push(Piece::Bytes(bytes.into()));
     }
@@ -448,7 +451,7 @@ fn script_stream(script: &Script, is_responses: bool, events: Vec<String>) -> Ve
         if Some(index) == truncated {
             let half = event.len() / 2;
             let half = (half..event.len()).find(|at| event.is_char_boundary(*at)).unwrap_or(half);
-            pieces.extend([Piece::Bytes(event[..half].to_owned().into()), Piece::Break]);
+            pieces.extend([Piece::Bytes(event[..half].to_owned().into()), FLUSHED, Piece::Break]);
             break;
         }
         if let (Some(wait), true) = (script.number("slow"), index >= head) {

@@ -230,8 +230,14 @@ pub(crate) fn uses_session(policy: &Policy, user: Option<&str>) -> bool {
 }
 
 fn invalid_json(error: &serde_json::Error) -> Failure {
-    // A key or value of the client may be in the text; the placeholder is ours.
-    let text: String = error.to_string().chars().filter(|c| *c != PLACEHOLDER).take(300).collect();
+    let text = error.to_string();
+    // `invalid type: string "…", expected …`: what the client wrote is not repeated.
+    let text = match (text.split_once(": "), text.split_once(", expected ")) {
+        (Some((what @ ("invalid type" | "invalid value"), _)), Some((_, expected))) => {
+            format!("{what}, expected {expected}")
+        }
+        _ => text,
+    };
     Failure::new(Code::InvalidJson, format!("body: {text}"))
 }
 

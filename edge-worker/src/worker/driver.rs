@@ -7,7 +7,7 @@ use std::{
     collections::VecDeque,
     future::poll_fn,
     rc::Rc,
-    task::{Context, Poll},
+    task::{self, Poll},
     time::Duration,
 };
 
@@ -28,7 +28,7 @@ use minigate_core::{
 use wasm_bindgen::{JsCast as _, JsValue};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortSignal, Headers, ReadableStreamDefaultReader, Request, Response, ResponseInit};
-use worker::{Delay, ObjectNamespace};
+use worker::{Context, Delay, ObjectNamespace};
 
 use super::{
     describe_js,
@@ -136,8 +136,13 @@ impl Driver {
         }
     }
 
+    /// Whether all of the answer is there, to be sent in one piece.
+    fn answer_is_complete(&self) -> bool {
+        matches!(self.emissions.back(), Some(Emission::End))
+    }
+
     /// The first of what is waited for, or the deadline.
-    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Event> {
+    fn poll_event(&mut self, context: &mut task::Context<'_>) -> Poll<Event> {
         for index in 0..self.waiting.len() {
             if let Poll::Ready(event) = self.waiting[index].1.poll_unpin(context) {
                 drop(self.waiting.swap_remove(index));
@@ -285,6 +290,24 @@ fn drain(exchange: &mut Exchange) -> Vec<Output> {
     std::iter::from_fn(|| exchange.poll_output()).collect()
 }
 
+/// Bytes of an unread body that are read and thrown away.
+const DISCARD: usize = 64 * 1024 * 1024;
+
+/// An answer before the whole request was read: the rest is read and thrown away, or a client
+/// that is still sending would see a reset in place of the answer.
+async fn discard(request: Request) {
+    let Some(stream) = request.body() else { return };
+    let reader: ReadableStreamDefaultReader = stream.get_reader().unchecked_into();
+    let mut read = 0;
+    while read < DISCARD {
+        let Ok(result) = JsFuture::from(reader.read()).await else { return };
+        if js::property(&result, "done").is_truthy() {
+            return;
+        }
+        read += js::property(&result, "value").unchecked_into::<Uint8Array>().length() as usize;
+    }
+}
+
 /// The whole body. With a `Content-Length` the core has checked it, and the platform keeps
 /// to it; otherwise it is counted.
 async fn read_body(request: Request, limit: u64) -> Event {
@@ -334,7 +357,11 @@ async fn read_lines(id: u32, mut body: Body, limit: u64) -> Event {
 }
 
 /// Answers a request with what its driver emits.
-pub(super) async fn respond(mut driver: Driver, signal: &AbortSignal) -> worker::Result<Response> {
+pub(super) async fn respond(
+    mut driver: Driver,
+    signal: &AbortSignal,
+    context: &Context,
+) -> worker::Result<Response> {
     let (mut head, mut body) = (None, Vec::new());
     let mut gone = client_gone(signal);
     loop {
@@ -348,7 +375,7 @@ pub(super) async fn respond(mut driver: Driver, signal: &AbortSignal) -> worker:
         };
         match emission {
             Some(Emission::Head { status, headers }) => {
-                if !headers.iter().any(|(name, _)| name == "content-length") {
+                if !driver.answer_is_complete() {
                     return stream(driver, status, &headers);
                 }
                 head = Some((status, headers));
@@ -356,6 +383,9 @@ pub(super) async fn respond(mut driver: Driver, signal: &AbortSignal) -> worker:
             Some(Emission::Chunk(bytes)) => body = bytes,
             Some(Emission::End) | None => {
                 let (status, headers) = head.unwrap_or((204, Vec::new()));
+                if let Some(request) = driver.request.take() {
+                    context.wait_until(discard(request));
+                }
                 return whole(status, &headers, &body);
             }
         }
@@ -390,7 +420,7 @@ fn init(status: u16, headers: &[(String, String)]) -> Result<ResponseInit, JsVal
 fn whole(status: u16, headers: &[(String, String)], body: &[u8]) -> worker::Result<Response> {
     let init = init(status, headers)?;
     if body.is_empty() {
-        return Ok(Response::new_with_opt_str_and_init(None, &init)?);
+        return Ok(Response::new_with_opt_readable_stream_and_init(None, &init)?);
     }
     Ok(Response::new_with_opt_js_u8_array_and_init(Some(&Uint8Array::from(body)), &init)?)
 }

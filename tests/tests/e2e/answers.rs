@@ -150,7 +150,7 @@ async fn session_keys_are_the_same_on_both_hosts(scene: Scene) {
 }
 
 /// The session key of `parity-user` under the setup's secret in prod.
-const PARITY: &str = "PARITY_VALUE";
+const PARITY: &str = "f079d5076ab346c08fd164a19763cac13d3ff0e89d676fd27846bfa060388e6e";
 
 async fn links_become_attachments(scene: Scene) {
     let text = "![图](https://cdn.example/a.png) 和 [报告](https://cdn.example/r.pdf?x=1)，[网页](https://example.com/)";

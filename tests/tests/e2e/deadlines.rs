@@ -4,14 +4,17 @@
 use std::time::{Duration, Instant};
 
 use minigate_tests::{
-    client::{say, say_stream},
+    client::{KEY, say, say_stream},
+    hosts::Kind,
     media::{png, with_attachment},
 };
+
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use crate::{Scenario, Scene, Setup, scenarios};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
-    scenarios![
+    let mut all = scenarios![
         a_silent_upstream_is_cut_off,
         a_stream_that_does_not_begin,
         a_stream_that_stands_still,
@@ -19,7 +22,9 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         a_silent_stream_has_heartbeats,
         a_client_that_leaves_ends_the_run,
         a_client_that_leaves_a_stream_ends_the_run,
-    ]
+    ];
+    all.extend(scenarios![for &[Kind::Native]; a_client_that_closes_ends_the_run]);
+    all
 }
 
 async fn a_silent_upstream_is_cut_off(scene: Scene) {
@@ -71,7 +76,32 @@ async fn a_silent_stream_has_heartbeats(scene: Scene) {
     assert_eq!(events.error(), None);
 }
 
+/// A request by hand, so that the connection can be closed by a reset: a plain close is also
+/// what a client does that has only ended its sending, and workerd (as many servers) goes on
+/// then until a write fails.
+async fn send_and_reset(scene: &Scene, body: &serde_json::Value, marker: &str) {
+    let url = &scene.host(Setup::Plain).url;
+    let body = body.to_string();
+    let mut stream = TcpStream::connect(url.trim_start_matches("http://")).await.unwrap();
+    let request = format!(
+        "POST /api/chat HTTP/1.1\r\nhost: x\r\nx-api-key: {KEY}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    scene.upstream().wait_for(marker, "the request", |_| true).await;
+    stream.set_zero_linger().unwrap();
+}
+
 async fn a_client_that_leaves_ends_the_run(scene: Scene) {
+    let marker = scene.marker("resets");
+    send_and_reset(&scene, &say(&format!("{marker} [[up:hang]]")), &marker).await;
+    scene.upstream().wait_for_abort(&marker).await;
+    let marker = scene.marker("resets-silent-stream");
+    send_and_reset(&scene, &say_stream(&format!("{marker} [[up:silent_after=0]]")), &marker).await;
+    scene.upstream().wait_for_abort(&marker).await;
+}
+
+async fn a_client_that_closes_ends_the_run(scene: Scene) {
     let marker = scene.marker("leaves");
     let client = scene.client(Setup::Plain);
     let body = say(&format!("{marker} [[up:hang]]"));

@@ -86,7 +86,7 @@ async fn it_refuses_to_start_unsafe_or_wrong(_: Scene) {
             assert!(output.contains(word), "{settings:?}: `{word}` is not in {output}");
         }
     }
-    let (code, output) = refused(&with(&[]), &["--module", "/nonexistent.wasm"]).await;
+    let (code, output) = refused(&with(&[("MINIGATE_MODULE", "/nonexistent.wasm")]), &[]).await;
     assert!(code != Some(0) && output.contains("nonexistent"), "{output}");
 }
 
