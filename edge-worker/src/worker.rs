@@ -29,6 +29,7 @@ thread_local! {
 
 /// Told once by the entry: the SHA-256 and size of the module file.
 #[wasm_bindgen]
+#[allow(unreachable_pub, reason = "wasm-bindgen exports public functions only")]
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a file's size")]
 pub fn describe(sha256: String, bytes: f64) {
     MODULE.with(|module| drop(module.set((sha256, bytes as u64))));

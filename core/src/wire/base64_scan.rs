@@ -70,6 +70,7 @@ pub(crate) fn check(text: &[u8]) -> Result<Encoded, NotBase64> {
 
 #[cfg(test)]
 mod tests {
+    #[cfg(not(target_arch = "wasm32"))]
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;

@@ -6,7 +6,7 @@
 //! caught here. The memory stays as it was, the caller's frame puts the stack pointer back
 //! when it returns, and what the closure had allocated is leaked.
 
-use js_sys::Function;
+use js_sys::{Function, Reflect};
 use wasm_bindgen::{JsCast as _, JsValue};
 
 use super::js;
@@ -26,7 +26,7 @@ thread_local! {
 /// # Safety
 /// `run` is a function pointer of [`run_slot`] and `slot` the slot that it was made for.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn mg_guarded(slot: *mut u8, run: usize) {
+pub(super) unsafe extern "C" fn mg_guarded(slot: *mut u8, run: usize) {
     // SAFETY: the caller's promise; on wasm32 a function pointer is an index of that size.
     let run: fn(*mut u8) = unsafe { core::mem::transmute(run) };
     run(slot);
@@ -44,6 +44,12 @@ pub(super) fn guarded<F: FnOnce() -> T, T>(closure: F) -> Result<T, JsValue> {
     let mut slot = Slot { closure: Some(closure), result: None };
     let run: fn(*mut u8) = run_slot::<F, T>;
     let (at, run) = (&raw mut slot as usize, run as usize);
-    DOOR.with(|door| door.call2(&JsValue::UNDEFINED, &JsValue::from(at), &JsValue::from(run)))?;
+    let called = DOOR.with(|door| door.call2(&JsValue::UNDEFINED, &JsValue::from(at), &JsValue::from(run)));
+    if called.is_err() {
+        // `worker`'s panic hook has marked the instance as lost; this panic is dealt with.
+        let mark = js::property(&js_sys::global(), "__worker_init_state");
+        let _ = Reflect::set(&mark, &"criticalError".into(), &JsValue::FALSE);
+    }
+    called?;
     slot.result.ok_or(JsValue::UNDEFINED)
 }

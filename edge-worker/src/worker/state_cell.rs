@@ -21,6 +21,7 @@ const EXPIRES: &str = "expires";
 
 /// The store's cell of one key.
 #[durable_object(alarm)]
+#[allow(missing_debug_implementations, reason = "the platform's handle has none")]
 pub struct StateCell {
     state: State,
 }

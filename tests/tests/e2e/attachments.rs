@@ -47,11 +47,11 @@ async fn a_ten_megabyte_picture_passes(scene: Scene) {
 }
 
 async fn files_go_with_their_type_and_name(scene: Scene) {
-    let cases: [(&str, Option<&str>, &str, Vec<u8>, &str); 5] = [
+    let cases = [
         ("pdf", Some("application/pdf"), "报告.pdf", pdf(2, "words"), "application/pdf"),
         ("md", None, "/tmp/x/notes.md", b"# title".to_vec(), "text/markdown"),
         ("yaml", Some("application/x-yaml"), "c.yaml", b"a: 1".to_vec(), "text/plain"),
-        ("csv", Some("text/csv"), "t.csv", "名,值".into(), "text/csv"),
+        ("csv", Some("text/csv"), "t.csv", "名,值".as_bytes().to_vec(), "text/csv"),
         ("octets", Some("application/octet-stream"), "p.pdf", pdf(1, "words"), "application/pdf"),
     ];
     for (name, mime, file, bytes, expected) in cases {

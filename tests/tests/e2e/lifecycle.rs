@@ -1,4 +1,4 @@
-//! How the native host starts, refuses to start, and ends.
+//! How the native host starts, refuses to start, and ends; what a deployment of the edge carries.
 
 use std::{fs, path::PathBuf};
 
@@ -11,13 +11,15 @@ use minigate_tests::{
 use crate::{Scenario, Scene, scenarios};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
-    scenarios![for &[Kind::Native];
+    let mut all = scenarios![for &[Kind::Native];
         sigterm_drains,
         it_refuses_to_start_unsafe_or_wrong,
         the_demo_upstream_answers_in_dev,
         secrets_come_from_files,
         the_store_survives_a_kill,
-    ]
+    ];
+    all.extend(scenarios![for &[Kind::Edge]; a_deployment_carries_the_same_module]);
+    all
 }
 
 async fn sigterm_drains(scene: Scene) {
@@ -52,11 +54,14 @@ async fn sigterm_drains(scene: Scene) {
     assert!(host.output().contains("\"stopped\""));
 }
 
+/// Settings and arguments, and words that the refusal must contain.
+type Refusal = (Vec<(&'static str, &'static str)>, &'static [&'static str], &'static [&'static str]);
+
 async fn it_refuses_to_start_unsafe_or_wrong(_: Scene) {
     let gateway = [("OPENCLAW_GATEWAY_URL", "http://127.0.0.1:1"), ("OPENCLAW_GATEWAY_TOKEN", "t")];
     let key = [("API_KEY", "k")];
     let with = |more: &[(&'static str, &'static str)]| [&gateway[..], &key[..], more].concat();
-    let cases: Vec<(Vec<(&str, &str)>, &[&str], &[&str])> = vec![
+    let cases: Vec<Refusal> = vec![
         (gateway.to_vec(), &[], &["API_KEY"]),
         (key.to_vec(), &[], &["OPENCLAW_GATEWAY_URL", "OPENCLAW_GATEWAY_TOKEN"]),
         (key.to_vec(), &["--demo"], &["MINIGATE_ENV", "demo"]),
@@ -148,4 +153,44 @@ async fn the_store_survives_a_kill(scene: Scene) {
     assert_eq!(Client::new(&host.url).chat(&say("x")).await.error(), (429, "rate_limited".to_owned()));
     host.stop().await;
     fs::remove_dir_all(data).unwrap();
+}
+
+async fn a_deployment_carries_the_same_module(_: Scene) {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let out = std::env::temp_dir().join(format!("minigate-wrangler-{}", std::process::id()));
+    let wrangler =
+        minigate_tests::required("MINIGATE_WRANGLER").join("node_modules/wrangler/bin/wrangler.js");
+    // The module was built for this run already; wrangler's own build step would do it again.
+    let config = fs::read_to_string(root.join("wrangler.toml")).unwrap();
+    let config: String = config
+        .lines()
+        .filter(|line| !line.starts_with("command ="))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let named = root.join("target").join(format!("wrangler-{}.toml", std::process::id()));
+    fs::write(&named, config.replace("target/module", "module")).unwrap();
+    let output = tokio::process::Command::new(minigate_tests::required("MINIGATE_NODE"))
+        .arg(wrangler)
+        .args(["deploy", "--dry-run", "--config"])
+        .arg(&named)
+        .arg("--outdir")
+        .arg(&out)
+        .env("WRANGLER_SEND_METRICS", "false")
+        .env("CI", "true")
+        .current_dir(root.join("target"))
+        .output()
+        .await
+        .unwrap();
+    fs::remove_file(&named).unwrap();
+    let said =
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    assert!(output.status.success(), "{said}");
+    let module = fs::read(minigate_tests::required("MINIGATE_MODULE").join("index_bg.wasm")).unwrap();
+    let bundled = fs::read_dir(&out).unwrap().filter_map(Result::ok).map(|entry| entry.path());
+    let wasm: Vec<PathBuf> =
+        bundled.filter(|path| path.extension().is_some_and(|ending| ending == "wasm")).collect();
+    assert_eq!(wasm.len(), 1, "{wasm:?} {said}");
+    assert!(fs::read(&wasm[0]).unwrap() == module, "wrangler bundles other bytes");
+    assert!(said.contains("StateCell"), "the Durable Object is bound: {said}");
+    fs::remove_dir_all(out).unwrap();
 }
