@@ -110,6 +110,9 @@ impl World {
     }
 }
 
+/// One trial.
+type Check = Box<dyn Fn(&World) -> Result<(), Failed> + Send>;
+
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let world = Arc::new(World::start());
@@ -117,7 +120,7 @@ fn main() -> ExitCode {
 
     let cases = Case::all(&world.corpus);
     let mut trials = Vec::new();
-    let mut add = |name: String, check: Box<dyn Fn(&World) -> Result<(), Failed> + Send>| {
+    let mut add = |name: String, check: Check| {
         let world = Arc::clone(&world);
         trials.push(Trial::test(name, move || check(&world)));
     };
