@@ -10,6 +10,7 @@ pub mod hosts;
 pub mod media;
 pub mod openclaw;
 pub mod provider;
+pub mod scripted;
 pub mod upstream;
 
 use std::{future::Future, path::PathBuf, time::Duration};

@@ -28,6 +28,10 @@ use super::chat::Turn;
 /// The most bytes of a refusal that are read.
 const LONGEST_REFUSAL: usize = 64 * 1024;
 
+/// Milliseconds that the upstream has to close after its end mark, so that its connection can be
+/// used again; the client's answer ends then in any case.
+const CLOSE_GRACE: u64 = 250;
+
 const DONE: &str = "data: [DONE]\n\n";
 
 /// What is known of a refusal so far.
@@ -129,11 +133,11 @@ impl Exchange {
     ) {
         match input {
             Input::FetchLines { id, lines } if id == turn.fetch_id => {
-                self.timers.idle = Some(now.unix_ms + policy.deadlines.idle);
                 if streaming.ended {
                     self.phase = Phase::Streaming(turn, streaming);
                     return;
                 }
+                self.timers.idle = Some(now.unix_ms + policy.deadlines.idle);
                 let mut out = String::with_capacity(lines.len() + 256);
                 let failure = streaming.read(&turn, lines, &mut out);
                 if self.story.first_ms.is_none() && !out.is_empty() {
@@ -148,6 +152,7 @@ impl Exchange {
                     if streaming.ended {
                         // Nothing may follow the end mark, not even a comment.
                         self.timers.heartbeat = None;
+                        self.timers.idle = Some(now.unix_ms + CLOSE_GRACE);
                     }
                     self.phase = Phase::Streaming(turn, streaming);
                 }

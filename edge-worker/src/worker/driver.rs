@@ -8,7 +8,6 @@ use std::{
     future::poll_fn,
     rc::Rc,
     task::{self, Poll},
-    time::Duration,
 };
 
 use futures_util::{
@@ -28,7 +27,7 @@ use minigate_core::{
 use wasm_bindgen::{JsCast as _, JsValue};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortSignal, Headers, ReadableStreamDefaultReader, Request, Response, ResponseInit};
-use worker::{Context, Delay, ObjectNamespace};
+use worker::{Context, ObjectNamespace};
 
 use super::{
     describe_js,
@@ -239,8 +238,8 @@ impl Driver {
             Output::Record { line, .. } => worker::console_log!("{line}"),
             Output::Deadline { at_ms, .. } => {
                 if self.deadline.as_ref().is_none_or(|(at, _)| *at != at_ms) {
-                    let wait = Duration::from_millis(at_ms.saturating_sub(moment().unix_ms));
-                    self.deadline = Some((at_ms, Delay::from(wait).map(|()| Event::Deadline).boxed_local()));
+                    let timer = js::Sleep::new(at_ms.saturating_sub(moment().unix_ms));
+                    self.deadline = Some((at_ms, timer.map(|()| Event::Deadline).boxed_local()));
                 }
             }
             Output::Done => {

@@ -1,13 +1,57 @@
 //! Small things of JavaScript that have no typed binding.
 
-use js_sys::{Reflect, Uint8Array};
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use js_sys::{Promise, Reflect, Uint8Array};
 use minigate_core::seam::{Piece, Rope};
 use serde_json::json;
-use wasm_bindgen::JsValue;
+use wasm_bindgen::{JsCast as _, JsValue};
+use wasm_bindgen_futures::JsFuture;
+use web_sys::WorkerGlobalScope;
 
 /// A property, `undefined` when there is none.
 pub(super) fn property(object: &JsValue, name: &str) -> JsValue {
     Reflect::get(object, &JsValue::from_str(name)).unwrap_or(JsValue::UNDEFINED)
+}
+
+/// Resolves after a time. The platform's own promise: unlike `worker::Delay` it wakes whoever
+/// asked last, and a stream is polled by a new task for every piece that the client reads.
+pub(super) struct Sleep {
+    fired: JsFuture,
+    timer: i32,
+}
+
+impl Sleep {
+    pub(super) fn new(ms: u64) -> Self {
+        let scope: WorkerGlobalScope = js_sys::global().unchecked_into();
+        let ms = i32::try_from(ms).unwrap_or(i32::MAX);
+        let mut timer = 0;
+        let fired = Promise::new(&mut |resolve, _| {
+            // `setTimeout` fails for no number.
+            timer =
+                scope.set_timeout_with_callback_and_timeout_and_arguments_0(&resolve, ms).unwrap_or_default();
+        });
+        Self { fired: fired.into(), timer }
+    }
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        Pin::new(&mut self.fired).poll(context).map(drop)
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        let scope: WorkerGlobalScope = js_sys::global().unchecked_into();
+        scope.clear_timeout_with_handle(self.timer);
+    }
 }
 
 /// A log line about the host itself, in the form of the core's.

@@ -35,7 +35,7 @@ pub(super) struct Gateway {
 enum Process {
     Own(Running),
     /// A fixture of the tests, and the runtime that reads its output.
-    Fixture(Host, #[expect(dead_code, reason = "it works while it is kept")] Runtime),
+    Fixture(Box<Host>, #[expect(dead_code, reason = "it works while it is kept")] Runtime),
 }
 
 /// Every check of the full policy; only the limit is out of reach.
@@ -98,7 +98,7 @@ impl Gateway {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let host = runtime.block_on(Host::start(Kind::Edge, &settings));
         let address = host.url.trim_start_matches("http://").parse()?;
-        let process = Process::Fixture(host, runtime);
+        let process = Process::Fixture(Box::new(host), runtime);
         Ok(Self { address, started: Duration::ZERO, process, _directory: None })
     }
 

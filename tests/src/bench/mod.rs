@@ -29,31 +29,35 @@ const FEWEST_ROUNDS: usize = 3;
 /// The time that one case may take.
 const BUDGET: Duration = Duration::from_secs(25);
 
-/// Everything, in under three minutes.
-pub(crate) fn chat(requests: usize) -> Result<Report> {
+/// What can be asked for by itself.
+pub(crate) const PARTS: [&str; 6] = ["start", "small", "picture", "stream", "steps", "edge"];
+
+/// Everything, in under three minutes; or only some parts.
+pub(crate) fn chat(requests: usize, only: &[String]) -> Result<Report> {
+    let wanted = |part: &str| {
+        let wanted = only.is_empty() || only.iter().any(|one| one == part);
+        if wanted {
+            eprintln!("[bench] {part}");
+        }
+        wanted
+    };
     let mut report = Report::begin(requests, ROUNDS);
     let mut client = Client::new()?;
     let upstream = Upstream::start()?;
-
-    progress("start");
-    report.extend(start(&upstream)?);
-
+    if wanted("start") {
+        report.extend(start(&upstream)?);
+    }
     let kept = Directory::new()?;
     let minigate = Gateway::minigate(&upstream, &kept)?;
-    report.push(Row::ours(
-        "memory.idle",
-        "resident memory, idle",
-        "MiB",
-        minigate.resident_mib()?,
-        Target::AtMost(40.0),
-    ));
     let nginx = Gateway::nginx(&upstream)?;
-    for case in requests::CASES {
-        progress(case.id);
-        let through = client.check(minigate.address, &case.for_minigate(), case.expected())?;
+    let memory = |id: &str, when: &str, target| -> Result<Row> {
+        Ok(Row::ours(id, &format!("resident memory, {when}"), "MiB", minigate.resident_mib()?, target))
+    };
+    report.push(memory("memory.idle", "idle", Target::AtMost(40.0))?);
+    for case in requests::CASES.iter().filter(|case| wanted(case.id)) {
+        client.check(minigate.address, &case.for_minigate(), case.expected())?;
         let forwarded = upstream.last_body();
         client.check(nginx.address, &case.for_nginx(&forwarded), case.expected())?;
-        report.note(case.id, "answer_bytes", through as f64);
         let sides = [
             Side { gateway: &minigate, request: case.for_minigate() },
             Side { gateway: &nginx, request: case.for_nginx(&forwarded) },
@@ -66,26 +70,16 @@ pub(crate) fn chat(requests: usize) -> Result<Report> {
         report.note(case.id, "reads_per_answer_minigate", ours.reads);
         report.note(case.id, "reads_per_answer_nginx", theirs.reads);
     }
-    report.push(Row::ours(
-        "memory.after",
-        "resident memory after that load",
-        "MiB",
-        minigate.resident_mib()?,
-        Target::None,
-    ));
+    report.push(memory("memory.after", "after these requests", Target::None)?);
     drop((minigate, nginx));
-
-    progress("steps");
-    report.extend(steps::measure()?);
-
-    progress("edge");
-    report.extend(edge(&mut client, &upstream, requests)?);
+    if wanted("steps") {
+        report.extend(steps::measure()?);
+    }
+    if wanted("edge") {
+        report.extend(edge(&mut client, &upstream, requests)?);
+    }
     report.end();
     Ok(report)
-}
-
-fn progress(what: &str) {
-    eprintln!("[bench] {what}");
 }
 
 /// One of those that are compared.
@@ -217,7 +211,7 @@ fn edge(client: &mut Client, upstream: &Upstream, requests: usize) -> Result<Vec
         let count = (requests / case.share / 5).max(1);
         let [ours, bare, free] = compare(client, &sides, count, case.connections)?;
         let row = |kind: &str, what: &str, cpu, target| {
-            let (id, what) = (format!("edge.{}.{kind}", case.id), format!("{}: CPU{what}", case.name));
+            let (id, what) = (format!("edge.{}.{kind}", case.id), format!("edge, {}: CPU{what}", case.name));
             Row::pair("bare worker", &id, &what, "µs", cpu, bare.cpu_us, target)
         };
         rows.push(row("cpu", "", ours.cpu_us, Target::Ratio(1.3)));

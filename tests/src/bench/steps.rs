@@ -237,9 +237,10 @@ impl Warm {
     }
 
     fn free(&mut self, (at, len): (u32, u32)) -> Result<()> {
-        Ok(if len > 0 {
-            self.free.call(&mut self.store, (at, len))?
-        })
+        if len > 0 {
+            self.free.call(&mut self.store, (at, len))?;
+        }
+        Ok(())
     }
 
     fn step(&mut self, call: &Call) -> Result<Vec<u8>> {

@@ -7,15 +7,16 @@ mod bench;
 
 use std::process::ExitCode;
 
-const USAGE: &str = "cargo xtask bench chat [--json] [--requests N]
+const USAGE: &str = "cargo xtask bench chat [--json] [--requests N] [--only PART]…
 
   --json        one JSON object in place of the table
   --requests N  requests of 1 KB in each round and for each side (default 6000);
-                the other counts follow from it";
+                the other counts follow from it
+  --only PART   one or more of start, small, picture, stream, steps, edge";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--");
-    let (mut json, mut requests) = (false, 6000);
+    let (mut json, mut requests, mut only) = (false, 6000, Vec::new());
     let named = arguments.next();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
@@ -24,13 +25,17 @@ fn main() -> ExitCode {
                 Some(number) if number >= 40 => requests = number,
                 _ => return usage("--requests: a number from 40"),
             },
+            "--only" => match arguments.next() {
+                Some(part) if bench::PARTS.contains(&part.as_str()) => only.push(part),
+                _ => return usage("--only: one of the parts"),
+            },
             other => return usage(&format!("cannot do `{other}`")),
         }
     }
     if named.as_deref() != Some("chat") {
         return usage("the one benchmark is `chat`");
     }
-    match bench::chat(requests) {
+    match bench::chat(requests, &only) {
         Ok(report) => {
             println!("{}", if json { report.json() } else { report.table() });
             ExitCode::SUCCESS
