@@ -425,11 +425,12 @@ async fn a_failed_run_is_given_up_at_the_deadline(scene: Scene) {
     assert_eq!(answer.error(), (504, "upstream_timeout".to_owned()), "{}", answer.text);
     assert!((HASTY..HASTY * 2).contains(&took), "{took:?}");
     assert_no_detail(&answer.text);
-    // The second call was running then.
+    // A second call was running then.
     scene.provider().wait_for_abort(&marker).await;
     let calls = scene.provider().calls(&marker);
     let aborted: Vec<bool> = calls.iter().map(|call| call.aborted).collect();
-    assert_eq!(aborted, [false, true]);
+    let (last, earlier) = aborted.split_last().expect("calls");
+    assert!(*last && !earlier.is_empty() && !earlier.contains(&true), "{aborted:?}");
 }
 
 async fn a_hanging_model_is_given_up_at_the_deadline(scene: Scene) {
