@@ -12,7 +12,7 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fmt, io,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -43,13 +43,25 @@ struct Tally {
 }
 
 /// One request that the model got.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Call {
     /// Its body.
     pub body: Value,
     /// Whether the other side closed before the answer was complete.
     pub aborted: bool,
     seen: Seen,
+}
+
+/// Without the agent's own prompt, which is long and always the same.
+impl fmt::Debug for Call {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = own_words(&self.seen.text()).to_owned();
+        formatter
+            .debug_struct("Call")
+            .field("words", &words)
+            .field("aborted", &self.aborted)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Call {
@@ -123,7 +135,15 @@ pub fn own_words(text: &str) -> &str {
         Some((stamp, words)) if stamp.starts_with('[') && stamp.ends_with(" UTC") => words,
         _ => text,
     };
-    text.split("\nRuntime: agent=").next().unwrap_or_default().trim()
+    let text = text.split("\nRuntime: agent=").next().unwrap_or_default().trim();
+    // A second attempt at the same turn says so around the words.
+    match text.strip_prefix("[Queued user message from a previous active turn;") {
+        Some(rest) => {
+            let words = rest.split_once("]\n").map_or(rest, |(_, words)| words);
+            words.split("\n\nContinue the current task").next().unwrap_or_default()
+        }
+        None => text,
+    }
 }
 
 async fn answer(seen: Seen, running: Running, tally: Arc<Tally>) -> io::Result<Response<Body>> {
@@ -217,6 +237,8 @@ mod tests {
         let history = "[Sat 2026-11-21 03:46 UTC] [Chat messages since your last reply - for context]\nUser: first\nAssistant: one\n\n[Current message - respond to this]\nUser: second";
         assert_eq!(own_words(&format!("{history}{runtime}")), "second");
         assert_eq!(own_words("[[model:hang]] [x] y"), "[[model:hang]] [x] y");
+        let again = "[Sat 2026-11-21 09:04 UTC] [Queued user message from a previous active turn; preserved as context only.]\nthird [[model:hang]]\n\nContinue the current task from the existing transcript.";
+        assert_eq!(own_words(&format!("{again}{runtime}")), "third [[model:hang]]");
     }
 
     async fn ask(provider: &Provider, text: &str) -> reqwest::Response {
