@@ -62,15 +62,25 @@ pub(super) fn measure() -> Result<Vec<Row>> {
             Ok(())
         };
         let tax = Target::Ratio(1.5);
+        let names: &[&str] = if case.streamed { &[] } else { &["begin", "body", "token", "answer"] };
+        for (name, call) in names.iter().zip(&calls) {
+            let target = if *name == "body" { tax } else { Target::None };
+            row(name, &format!("the step `{name}`"), std::slice::from_ref(call), target)?;
+        }
         if case.streamed {
             // After the head come the events; one from the middle.
             let middle = calls.len() - 10;
             row("event", "the step of one event", &calls[middle..=middle], tax)?;
-        } else {
-            row("body", "the step of the body", &calls[1..2], tax)?;
         }
         row("all", &format!("all {} steps", calls.len()), &calls, Target::None)?;
     }
+    rows.push(Row::ours(
+        "step.call",
+        "a call of the module that does nothing",
+        "ns",
+        module.empty_call()?,
+        Target::None,
+    ));
     Ok(rows)
 }
 
@@ -182,6 +192,7 @@ struct Warm {
     alloc: TypedFunc<u32, u32>,
     free: TypedFunc<(u32, u32), ()>,
     step: TypedFunc<(u32, u32, u32, u32), u64>,
+    version: TypedFunc<(), u32>,
 }
 
 impl Warm {
@@ -205,9 +216,8 @@ impl Warm {
         store.limiter(|limits| limits);
         store.set_epoch_deadline(MOST_TICKS);
         let instance = linker.instantiate(&mut store, &module)?;
-        let version =
-            instance.get_typed_func::<(), u32>(&mut store, "mg_abi_version")?.call(&mut store, ())?;
-        if version != ABI_VERSION {
+        let version = instance.get_typed_func::<(), u32>(&mut store, "mg_abi_version")?;
+        if version.call(&mut store, ())? != ABI_VERSION {
             return Err("the module speaks another ABI: build it anew".into());
         }
         let configure = instance.get_typed_func::<(u32, u32), u32>(&mut store, "mg_configure")?;
@@ -216,6 +226,7 @@ impl Warm {
             alloc: instance.get_typed_func(&mut store, "mg_alloc")?,
             free: instance.get_typed_func(&mut store, "mg_free")?,
             step: instance.get_typed_func(&mut store, "mg_step")?,
+            version,
             store,
         };
         let encoded = policy.encode();
@@ -241,6 +252,16 @@ impl Warm {
             self.free.call(&mut self.store, (at, len))?;
         }
         Ok(())
+    }
+
+    /// Nanoseconds of a call that only returns a number: the way in and out.
+    fn empty_call(&mut self) -> Result<f64> {
+        const TIMES: u32 = 1_000_000;
+        let begun = Instant::now();
+        for _ in 0..TIMES {
+            black_box(self.version.call(&mut self.store, ())?);
+        }
+        Ok(begun.elapsed().as_nanos() as f64 / f64::from(TIMES))
     }
 
     fn step(&mut self, call: &Call) -> Result<Vec<u8>> {
