@@ -37,7 +37,7 @@ pub fn describe(sha256: String, bytes: f64) {
 
 /// One request.
 #[event(fetch)]
-async fn fetch(request: Request, env: Env, context: Context) -> worker::Result<Response> {
+async fn fetch(request: Request, env: Env, _: Context) -> worker::Result<Response> {
     let head = head(&request);
     let signal = request.signal();
     let worker = match WORKER.with(|worker| worker.get().cloned()) {
@@ -47,7 +47,7 @@ async fn fetch(request: Request, env: Env, context: Context) -> worker::Result<R
         }
     };
     match worker {
-        Ok(worker) => driver::respond(Driver::begin(worker, head, request), &signal, &context).await,
+        Ok(worker) => driver::respond(Driver::begin(worker, head, request), &signal).await,
         Err(problems) => {
             for problem in problems {
                 worker::console_error!("{}", js::log_line("refused_to_start", &problem));

@@ -27,7 +27,7 @@ use minigate_core::{
 use wasm_bindgen::{JsCast as _, JsValue};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortSignal, Headers, ReadableStreamDefaultReader, Request, Response, ResponseInit};
-use worker::{Context, ObjectNamespace};
+use worker::ObjectNamespace;
 
 use super::{
     describe_js,
@@ -290,20 +290,34 @@ fn drain(exchange: &mut Exchange) -> Vec<Output> {
 }
 
 /// Bytes of an unread body that are read and thrown away.
-const DISCARD: usize = 64 * 1024 * 1024;
+const DISCARD_BYTES: u64 = 64 * 1024 * 1024;
+/// For how long, in milliseconds.
+const DISCARD_FOR: u64 = 10_000;
+/// A rest of this size is the platform's own to read (`canceledUploadGraceBytes` of kj's HTTP server).
+const DISCARD_ABOVE: u64 = 64 * 1024;
 
-/// An answer before the whole request was read: the rest is read and thrown away, or a client
-/// that is still sending would see a reset in place of the answer.
-async fn discard(request: Request) {
+/// Before an answer to a request that was not read: its body is read and thrown away for a
+/// while. The platform closes the connection as soon as it has the answer, and a client
+/// that is still sending then sees a reset in place of it.
+async fn discard_unread(request: Request, length: Option<u64>) {
+    if length.is_some_and(|length| length <= DISCARD_ABOVE) {
+        return;
+    }
     let Some(stream) = request.body() else { return };
     let reader: ReadableStreamDefaultReader = stream.get_reader().unchecked_into();
+    let rest = std::pin::pin!(discard(&reader));
+    select(rest, js::Sleep::new(DISCARD_FOR)).await;
+}
+
+/// Reads on to the end, or to a bound.
+async fn discard(reader: &ReadableStreamDefaultReader) {
     let mut read = 0;
-    while read < DISCARD {
+    while read < DISCARD_BYTES {
         let Ok(result) = JsFuture::from(reader.read()).await else { return };
         if js::property(&result, "done").is_truthy() {
             return;
         }
-        read += js::property(&result, "value").unchecked_into::<Uint8Array>().length() as usize;
+        read += u64::from(js::property(&result, "value").unchecked_into::<Uint8Array>().length());
     }
 }
 
@@ -326,6 +340,8 @@ async fn read_body(request: Request, limit: u64) -> Event {
         }
         let piece = js::property(&result, "value").unchecked_into::<Uint8Array>();
         if whole.len() as u64 + u64::from(piece.length()) > limit {
+            drop(whole);
+            discard(&reader).await;
             return Event::Body(Err(BodyFailure::TooLarge));
         }
         whole.extend_from_slice(&piece.to_vec());
@@ -359,7 +375,6 @@ async fn read_lines(id: u32, mut body: Body, limit: u64) -> Event {
 pub(super) async fn respond(
     mut driver: Driver,
     signal: &AbortSignal,
-    context: &Context,
 ) -> worker::Result<Response> {
     let (mut head, mut body) = (None, Vec::new());
     let mut gone = client_gone(signal);
@@ -383,7 +398,7 @@ pub(super) async fn respond(
             Some(Emission::End) | None => {
                 let (status, headers) = head.unwrap_or((204, Vec::new()));
                 if let Some(request) = driver.request.take() {
-                    context.wait_until(discard(request));
+                    discard_unread(request, driver.head.content_length).await;
                 }
                 return whole(status, &headers, &body);
             }
