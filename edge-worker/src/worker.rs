@@ -20,7 +20,7 @@ use web_sys::{Request, Response};
 use worker::{Context, Env, event};
 
 use driver::{Driver, Worker};
-use upstream::Address;
+use upstream::Addresses;
 
 thread_local! {
     static MODULE: OnceCell<(String, u64)> = const { OnceCell::new() };
@@ -37,7 +37,7 @@ pub fn describe(sha256: String, bytes: f64) {
 
 /// One request.
 #[event(fetch)]
-async fn fetch(request: Request, env: Env, _: Context) -> worker::Result<Response> {
+async fn fetch(request: Request, env: Env, context: Context) -> worker::Result<Response> {
     let head = head(&request);
     let signal = request.signal();
     let worker = match WORKER.with(|worker| worker.get().cloned()) {
@@ -47,7 +47,10 @@ async fn fetch(request: Request, env: Env, _: Context) -> worker::Result<Respons
         }
     };
     match worker {
-        Ok(worker) => driver::respond(Driver::begin(worker, head, request), &signal).await,
+        Ok(worker) => {
+            let driver = Driver::begin(worker, head, request, Rc::new(context));
+            driver::respond(driver, &signal).await
+        }
         Err(problems) => {
             for problem in problems {
                 worker::console_error!("{}", js::log_line("refused_to_start", &problem));
@@ -74,10 +77,9 @@ fn configure(env: &Env) -> Result<Worker, Vec<String>> {
     };
     let policy = Policy::from_settings(&settings, &secrets, facts, false)
         .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<String>>())?;
-    let url = settings.get("OPENCLAW_GATEWAY_URL").map(String::as_str).unwrap_or_default();
-    let address = Address::new(url, secrets.get("OPENCLAW_GATEWAY_TOKEN"));
+    let addresses = Addresses::new(&settings, &secrets);
     let state = env.durable_object("STATE").map_err(|error| vec![format!("binding STATE: {error}")])?;
-    Ok(Worker { policy, address, state })
+    Ok(Worker { policy, addresses, state })
 }
 
 /// The request's head as the core wants it.
@@ -86,10 +88,13 @@ fn head(request: &Request) -> RequestHead {
     let read = |name: &str| headers.get(name).ok().flatten();
     let url = request.url();
     // After the scheme's `//`, the path begins at the next slash and ends at the query.
-    let path = url.splitn(4, '/').nth(3).map(|rest| rest.split(['?', '#']).next().unwrap_or_default());
+    let rest = url.splitn(4, '/').nth(3).unwrap_or_default();
+    let rest = rest.split('#').next().unwrap_or_default();
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
     RequestHead {
         method: request.method(),
-        path: format!("/{}", path.unwrap_or_default()),
+        path: format!("/{path}"),
+        query: query.to_owned(),
         headers: REQUEST_HEADERS.iter().filter_map(|name| Some(((*name).to_owned(), read(name)?))).collect(),
         peer: read("cf-connecting-ip").unwrap_or_default(),
         content_length: read("content-length").and_then(|value| value.parse().ok()),

@@ -25,15 +25,18 @@ use minigate_core::{
         BodyFailure, Delivery, Fetch, FetchFailure, Input, Lines, Moment, Output, Reply, RequestHead, Step,
         WholeLines,
     },
-    state::Outcome,
+    state::Op,
 };
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, Sleep, sleep_until},
+};
 
 use crate::{
     clock::Clock,
     journal,
     module::Core,
-    store::Store,
+    store::{Applied, Listener, Store},
     upstream::{self, RopeBody, Upstream},
 };
 
@@ -43,7 +46,27 @@ pub(crate) struct Worker {
     pub(crate) core: RefCell<Core>,
     pub(crate) upstream: Upstream,
     pub(crate) store: Store,
+    /// Operations that nobody waits for, in order.
+    pub(crate) told: mpsc::UnboundedSender<Told>,
     pub(crate) policy: Arc<Policy>,
+}
+
+/// Something for the task that applies what nobody waits for.
+#[derive(Debug)]
+pub(crate) enum Told {
+    Apply(Vec<(String, Op)>),
+    /// Everything before it has been applied.
+    Done(oneshot::Sender<()>),
+}
+
+/// Applies what nobody waits for: leases that are given back, strikes.
+pub(crate) async fn apply_told(worker: Rc<Worker>, mut told: mpsc::UnboundedReceiver<Told>) {
+    while let Some(told) = told.recv().await {
+        match told {
+            Told::Apply(ops) => drop(worker.store.apply(&worker.core, ops).await),
+            Told::Done(done) => drop(done.send(())),
+        }
+    }
 }
 
 /// What goes to the client.
@@ -57,7 +80,8 @@ pub(crate) enum Emission {
 /// Something that was waited for.
 enum Event {
     Body(Result<Vec<Bytes>, BodyFailure>, Option<Incoming>),
-    Stored(u32, Option<Outcome>),
+    Stored(u32, Applied),
+    Woken(u32),
     Whole { id: u32, status: u16, headers: Vec<(String, String)>, parts: Vec<Bytes> },
     Head { id: u32, status: u16, headers: Vec<(String, String)>, body: Incoming, limit: u64 },
     Lines { id: u32, lines: Vec<Bytes>, rest: Stream },
@@ -83,6 +107,8 @@ pub(crate) struct Driver {
     request: Option<Incoming>,
     body: Vec<Bytes>,
     waiting: Vec<(u32, LocalBoxFuture<'static, Event>)>,
+    /// Whoever is told when the ticket of an operation is woken, by the operation's id.
+    listener: Option<(u32, Listener)>,
     deadline: Option<Pin<Box<Sleep>>>,
     emissions: VecDeque<Emission>,
     head_sent: bool,
@@ -107,6 +133,7 @@ impl Driver {
             request: Some(request),
             body: Vec::new(),
             waiting: Vec::new(),
+            listener: None,
             deadline: None,
             emissions: VecDeque::new(),
             head_sent: false,
@@ -161,7 +188,8 @@ impl Driver {
                 self.request = rest;
                 self.step(Input::BodyFailed(failure), &[]);
             }
-            Event::Stored(id, Some(outcome)) => self.step(Input::Stored { id, outcome }, &[]),
+            Event::Stored(id, Some(outcomes)) => self.step(Input::Stored { id, outcomes }, &[]),
+            Event::Woken(id) => self.step(Input::Woken { id }, &[]),
             Event::Stored(id, None) => self.step(Input::StoreFailed { id }, &[]),
             Event::Whole { id, status, headers, parts } => {
                 self.step(Input::FetchWhole { id, status, headers, body: &[] }, &parts);
@@ -223,10 +251,23 @@ impl Driver {
                     self.waiting.push((BODY, Box::pin(read_body(body, limit))));
                 }
             }
-            Output::Store { id, key, op } => {
-                let store = self.worker.store.clone();
-                self.waiting
-                    .push((id, Box::pin(async move { Event::Stored(id, store.apply(key, op).await) })));
+            Output::Store { id: 0, ops } => drop(self.worker.told.send(Told::Apply(ops))),
+            Output::Store { id, ops } => {
+                self.listener = self.worker.store.listen(&ops).map(|listener| (id, listener));
+                let worker = Rc::clone(&self.worker);
+                let apply = async move { Event::Stored(id, worker.store.apply(&worker.core, ops).await) };
+                self.waiting.push((id, Box::pin(apply)));
+            }
+            Output::Watch { id } => {
+                if let Some((_, listener)) = self.listener.take().filter(|(of, _)| *of == id) {
+                    self.waiting.push((
+                        id,
+                        Box::pin(async move {
+                            listener.await;
+                            Event::Woken(id)
+                        }),
+                    ));
+                }
             }
             Output::Fetch(fetch) => {
                 let body = RopeBody::new(&fetch.body, &self.body);

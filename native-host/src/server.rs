@@ -26,31 +26,37 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
 };
 use minigate_core::{
-    policy::{Environment, HostFacts, Policy},
+    policy::{self, Environment, HostFacts, Policy, Secrets},
     seam::{REQUEST_HEADERS, RequestHead},
 };
-use tokio::{signal::unix::SignalKind, sync::watch, task::LocalSet};
+use tokio::{
+    signal::unix::SignalKind,
+    sync::{mpsc, oneshot, watch},
+    task::LocalSet,
+};
 
 use crate::{
     demo,
-    driver::{Driver, Emission, Worker},
+    driver::{Driver, Emission, Told, Worker, apply_told},
     journal,
     module::{Code, Core},
     settings,
     store::Store,
-    upstream::{Address, Upstream},
+    upstream::{Addresses, Upstream},
 };
 
 /// How long a connection may take to send its request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long running requests may take after SIGTERM; longer than a turn.
 const DRAIN: Duration = Duration::from_secs(70);
+/// How long the store may take for what is left after that.
+const LAST_OPERATIONS: Duration = Duration::from_secs(2);
 
 /// Everything a thread needs to serve.
 struct Shared {
     code: Code,
     policy: Arc<Policy>,
-    address: Address,
+    addresses: Addresses,
     store: Store,
 }
 
@@ -67,12 +73,14 @@ pub(crate) fn serve(module: Option<PathBuf>, demo: bool) -> Result<(), String> {
             let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
             lines.join("; ")
         })?;
-    let address = if demo {
-        Address::new(&demo::start()?, None)?
+    let wechat = policy::wechat_url(&gathered.settings);
+    let addresses = if demo {
+        Addresses::new(&demo::start()?, wechat, &Secrets::default())?
     } else {
         let url = gathered.settings.get("OPENCLAW_GATEWAY_URL").map(String::as_str).unwrap_or_default();
-        Address::new(url, gathered.secrets.get("OPENCLAW_GATEWAY_TOKEN"))?
+        Addresses::new(url, wechat, &gathered.secrets)?
     };
+    let store_url = gathered.secrets.get("STORE_URL").map(str::to_owned);
     drop(gathered);
     let ip = settings::text("BIND_ADDRESS").map_or(Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)), |text| {
         text.parse().map_err(|_| format!("BIND_ADDRESS: `{text}` is not an IP address"))
@@ -99,11 +107,11 @@ pub(crate) fn serve(module: Option<PathBuf>, demo: bool) -> Result<(), String> {
         .unwrap_or_else(beside_program);
     let code = Code::load(&module, &settings::code_directory())?;
     policy.host = code.facts();
-    let mut reducers = Core::new(code.clone(), &policy);
-    reducers.warm_up()?;
-    let store = Store::open(&settings::data_directory(), reducers)?;
+    // A module that cannot be used is found here, and not by each thread.
+    Core::new(code.clone(), &policy).warm_up()?;
+    let store = Store::open(store_url.as_deref(), &settings::data_directory())?;
     let (stop, stopped) = watch::channel(false);
-    let shared = Arc::new(Shared { code, policy: Arc::new(policy), address, store });
+    let shared = Arc::new(Shared { code, policy: Arc::new(policy), addresses, store });
     let workers: Vec<_> = listeners
         .into_iter()
         .map(|listener| {
@@ -130,6 +138,7 @@ pub(crate) fn serve(module: Option<PathBuf>, demo: bool) -> Result<(), String> {
     for worker in workers {
         worker.join().map_err(|_| "a worker thread ended in a panic".to_owned())??;
     }
+    shared.store.close();
     journal::event("info", "stopped", &[]);
     Ok(())
 }
@@ -178,14 +187,22 @@ fn work(shared: &Shared, listener: TcpListener, stopped: watch::Receiver<bool>) 
     let local = LocalSet::new();
     local.block_on(&runtime, async move {
         let connect_timeout = Duration::from_millis(shared.policy.deadlines.connect.into());
+        let (tell, told) = mpsc::unbounded_channel();
         let worker = Rc::new(Worker {
             core: RefCell::new(core),
-            upstream: Upstream::new(shared.address.clone(), connect_timeout),
-            store: shared.store.clone(),
+            upstream: Upstream::new(shared.addresses.clone(), connect_timeout),
+            store: shared.store.separate(),
+            told: tell.clone(),
             policy: Arc::clone(&shared.policy),
         });
+        tokio::task::spawn_local(apply_told(Rc::clone(&worker), told));
         let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| error.to_string())?;
         accept(worker, listener, stopped).await;
+        // Leases that the last requests gave back.
+        let (done, applied) = oneshot::channel();
+        if tell.send(Told::Done(done)).is_ok() {
+            let _ = tokio::time::timeout(LAST_OPERATIONS, applied).await;
+        }
         Ok(())
     })
 }
@@ -239,6 +256,7 @@ async fn answer(
     let head = RequestHead {
         method: parts.method.as_str().to_owned(),
         path: parts.uri.path().to_owned(),
+        query: parts.uri.query().unwrap_or_default().to_owned(),
         headers: REQUEST_HEADERS.iter().filter_map(read).collect(),
         peer,
         content_length: parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()),

@@ -1,4 +1,4 @@
-//! The way to OpenClaw: a pool of connections, ropes as bodies, names instead of addresses.
+//! The way to OpenClaw and to WeChat: a pool of connections, ropes as bodies, names instead of addresses.
 
 use std::{
     collections::VecDeque,
@@ -16,65 +16,97 @@ use hyper::{
     body::{Body, Frame, Incoming, SizeHint},
     header::{AUTHORIZATION, HeaderName, HeaderValue},
 };
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use minigate_core::seam::{Fetch, FetchFailure, OPENCLAW, Piece, Rope, UPSTREAM_HEADERS};
+use minigate_core::{
+    policy::{CREDENTIALS, Secrets},
+    seam::{Credential, Fetch, FetchFailure, OPENCLAW, Piece, Rope, UPSTREAM_HEADERS, WECHAT},
+};
 
 /// How long a connection is kept. OpenClaw closes an idle one after 5 s.
 const IDLE: Duration = Duration::from_secs(4);
 
-/// Where an upstream is and what proves who we are.
+/// Where the upstreams are and what proves who we are.
 #[derive(Clone)]
-pub(crate) struct Address {
-    base: String,
-    bearer: Option<HeaderValue>,
+pub(crate) struct Addresses {
+    openclaw: String,
+    wechat: String,
+    /// By the name of the setting.
+    credentials: Vec<(&'static str, String)>,
 }
 
-impl std::fmt::Debug for Address {
+impl std::fmt::Debug for Addresses {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Address").field("base", &self.base).finish_non_exhaustive()
+        let Self { openclaw, wechat, .. } = self;
+        f.debug_struct("Addresses")
+            .field("openclaw", openclaw)
+            .field("wechat", wechat)
+            .finish_non_exhaustive()
     }
 }
 
-impl Address {
+impl Addresses {
     /// # Errors
-    /// When the URL is none that this host can call, or the token cannot be a header.
-    pub(crate) fn new(url: &str, token: Option<&str>) -> Result<Self, String> {
-        let base = url.trim_end_matches('/').to_owned();
-        let uri: Uri = base.parse().map_err(|error| format!("OPENCLAW_GATEWAY_URL: {error}"))?;
-        if uri.scheme_str() != Some("http") {
-            return Err("OPENCLAW_GATEWAY_URL: the native host speaks plain HTTP to a Gateway beside it; \
-                        use http://127.0.0.1:PORT, or a local TLS tunnel to a Gateway elsewhere"
-                .into());
+    /// When a URL is none, or a credential cannot be a header.
+    pub(crate) fn new(openclaw: &str, wechat: &str, secrets: &Secrets) -> Result<Self, String> {
+        let base = |name: &str, url: &str| {
+            let base = url.trim_end_matches('/').to_owned();
+            base.parse::<Uri>().map(|_| base).map_err(|error| format!("{name}: {error}"))
+        };
+        let mut credentials = Vec::new();
+        for name in CREDENTIALS {
+            if let Some(value) = secrets.get(name) {
+                HeaderValue::from_str(value).map_err(|_| format!("{name}: not a valid header value"))?;
+                credentials.push((*name, value.to_owned()));
+            }
         }
-        let bearer = token.map(|token| HeaderValue::from_str(&format!("Bearer {token}"))).transpose();
-        let mut bearer = bearer.map_err(|_| "OPENCLAW_GATEWAY_TOKEN: not a valid header value".to_owned())?;
-        if let Some(value) = &mut bearer {
-            value.set_sensitive(true);
+        Ok(Self {
+            openclaw: base("OPENCLAW_GATEWAY_URL", openclaw)?,
+            wechat: base("WECHAT_API_URL", wechat)?,
+            credentials,
+        })
+    }
+
+    fn base(&self, upstream: &str) -> Option<&str> {
+        match upstream {
+            OPENCLAW => Some(&self.openclaw),
+            WECHAT => Some(&self.wechat),
+            _ => None,
         }
-        Ok(Self { base, bearer })
+    }
+
+    fn credential(&self, name: &str) -> Option<&str> {
+        self.credentials.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
     }
 }
 
 /// One thread's connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Upstream {
-    client: Client<HttpConnector, RopeBody>,
-    openclaw: Address,
+    client: Client<HttpsConnector<HttpConnector>, RopeBody>,
+    addresses: Addresses,
 }
 
 impl Upstream {
-    pub(crate) fn new(openclaw: Address, connect_timeout: Duration) -> Self {
+    pub(crate) fn new(addresses: Addresses, connect_timeout: Duration) -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(connect_timeout));
+        connector.enforce_http(false);
+        // The roots come with the program, so that it needs none on the machine.
+        let connector = HttpsConnectorBuilder::new()
+            .with_webpki_roots()
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
             .build(connector);
-        Self { client, openclaw }
+        Self { client, addresses }
     }
 
     /// Sends a request and waits for the head of its answer. Dropping the future, or the
@@ -90,20 +122,28 @@ impl Upstream {
 
     /// `None` for a name that is not known or a header that is none: the core makes neither.
     fn request(&self, fetch: &Fetch, body: RopeBody) -> Option<Request<RopeBody>> {
-        if fetch.upstream != OPENCLAW {
-            return None;
-        }
-        let uri = format!("{}{}", self.openclaw.base, fetch.path).parse::<Uri>().ok()?;
+        let base = self.addresses.base(&fetch.upstream)?;
+        let uri = match &fetch.credential {
+            Some(Credential::Query { parameter, name }) => {
+                let secret = self.addresses.credential(name)?;
+                let separator = if fetch.path.contains('?') { '&' } else { '?' };
+                format!("{base}{}{separator}{parameter}={secret}", fetch.path).parse::<Uri>()
+            }
+            _ => format!("{base}{}", fetch.path).parse::<Uri>(),
+        };
+        let uri = uri.ok()?;
         let method = Method::from_bytes(fetch.method.as_bytes()).ok()?;
         let mut request = Request::builder().method(method).uri(uri);
         for (name, value) in &fetch.headers {
             request = request
                 .header(HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?);
         }
-        if fetch.credential.as_deref() == Some(OPENCLAW)
-            && let Some(bearer) = &self.openclaw.bearer
+        if let Some(Credential::Bearer(name)) = &fetch.credential
+            && let Some(secret) = self.addresses.credential(name)
         {
-            request = request.header(AUTHORIZATION, bearer.clone());
+            let mut bearer = HeaderValue::from_str(&format!("Bearer {secret}")).ok()?;
+            bearer.set_sensitive(true);
+            request = request.header(AUTHORIZATION, bearer);
         }
         request.body(body).ok()
     }
@@ -227,9 +267,16 @@ mod tests {
     }
 
     #[test]
-    fn only_plain_http_addresses() {
-        assert!(Address::new("http://127.0.0.1:18789/", Some("t")).is_ok());
-        assert!(Address::new("https://gateway.example", Some("t")).is_err());
-        assert!(Address::new("http://127.0.0.1", Some("bad\ntoken")).is_err());
+    fn addresses_and_credentials_are_checked_at_the_start() {
+        let secrets = |token: &str| {
+            let mut secrets = Secrets::default();
+            secrets.0.insert("OPENCLAW_GATEWAY_TOKEN".into(), token.into());
+            secrets
+        };
+        let wechat = "https://api.weixin.qq.com";
+        assert!(Addresses::new("http://127.0.0.1:18789/", wechat, &secrets("t")).is_ok());
+        assert!(Addresses::new("https://gateway.example", wechat, &secrets("t")).is_ok());
+        assert!(Addresses::new("http://127.0.0.1 x", wechat, &secrets("t")).is_err());
+        assert!(Addresses::new("http://127.0.0.1", wechat, &secrets("bad\ntoken")).is_err());
     }
 }

@@ -1,5 +1,5 @@
 //! Everything that end-to-end tests share: both hosts as fixtures, a scripted OpenClaw, a
-//! scripted model provider, the real OpenClaw Gateway, and a client.
+//! scripted model provider, a scripted WeChat, the real OpenClaw Gateway, and a client.
 //!
 //! A component that cannot start is a failure, never a skip. Nothing here waits by sleeping
 //! for a fixed time, and no port is fixed.
@@ -12,6 +12,7 @@ pub mod openclaw;
 pub mod provider;
 pub mod scripted;
 pub mod upstream;
+pub mod wechat;
 
 use std::{future::Future, path::PathBuf, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What both scripted servers are made of: a record of requests that can be waited for,
+//! What the scripted servers are made of: a record of requests that can be waited for,
 //! answers that come piece by piece and know when they were cut off, and directives in the
 //! newest text.
 
@@ -29,8 +29,12 @@ use tokio::{net::TcpListener, sync::watch};
 /// One request that a server got.
 #[derive(Clone, Debug)]
 pub struct Seen {
+    /// The method.
+    pub method: String,
     /// The path.
     pub path: String,
+    /// What follows the question mark, as it was sent.
+    pub query: String,
     /// The headers, lower-case.
     pub headers: Vec<(String, String)>,
     /// The body.
@@ -188,8 +192,10 @@ async fn record(shared: Arc<Shared>, request: Request<Incoming>) -> io::Result<(
     let headers = parts.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
     let raw = incoming.collect().await.map_err(io::Error::other)?.to_bytes();
     let body = serde_json::from_slice(&raw).unwrap_or_default();
+    let method = parts.method.to_string();
     let path = parts.uri.path().to_owned();
-    let seen = Seen { path, headers, body, raw, aborted: false, pieces: 0 };
+    let query = parts.uri.query().unwrap_or_default().to_owned();
+    let seen = Seen { method, path, query, headers, body, raw, aborted: false, pieces: 0 };
     let mut index = 0;
     shared.change(|all| {
         index = all.len();

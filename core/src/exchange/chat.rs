@@ -2,11 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Exchange, Phase, routes};
+use super::{
+    Exchange, Phase,
+    gates::{Caller, Gate},
+    routes::{self, Route},
+};
 use crate::{
-    policy::{Policy, StoreFailure, auth},
-    seam::{BodyFailure, Delivery, Fetch, FetchFailure, Input, Moment, OPENCLAW, Output},
-    state::{Op, Outcome},
+    policy::{Policy, auth},
+    seam::{BodyFailure, Credential, Delivery, Fetch, FetchFailure, Input, Moment, OPENCLAW, Output},
     wire::{
         answer::Envelope,
         chat::{self, Api, ChatRequest},
@@ -34,10 +37,18 @@ pub(super) struct Turn {
 /// A turn that waits to be let through.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Waiting {
-    turn: Turn,
+    pub(super) turn: Turn,
     stream: bool,
-    fetch: Fetch,
-    store_id: u32,
+    pub(super) fetch: Fetch,
+    /// Whether OpenClaw keeps the conversation, and so runs one turn of it at a time.
+    pub(super) session: bool,
+    /// Where the body takes another system message.
+    pub(super) system_at: usize,
+    /// The operations that were asked for, in order.
+    pub(super) gates: Vec<Gate>,
+    pub(super) store_id: u32,
+    /// The caller's standing allows explanations only.
+    pub(super) explain_only: bool,
 }
 
 /// A deadline of the upstream has passed.
@@ -62,7 +73,7 @@ impl Exchange {
         let body = match input {
             Input::Body(body) => body,
             Input::BodyFailed(BodyFailure::TooLarge) => {
-                return self.fail(policy, &routes::body_too_large(policy), now);
+                return self.fail(policy, &routes::body_too_large(policy, self.facts.route), now);
             }
             Input::BodyFailed(BodyFailure::Incomplete) => {
                 return self.fail(policy, &Failure::new(Code::BodyIncomplete, "the body ended early"), now);
@@ -74,44 +85,41 @@ impl Exchange {
         };
         self.timers.body = None;
         self.facts.body_bytes = body.len() as u64;
-        match chat::parse(policy, body) {
-            Ok(request) => self.admit(policy, request, now),
+        match self.facts.route {
+            Route::Login => return self.login(policy, body, now),
+            Route::Renew => return self.renew(policy, now),
+            Route::Token => return self.issue_for_backend(policy, body, now),
+            Route::Revoke => return self.revoke(policy, body, now),
+            _ => {}
+        }
+        let known = matches!(self.facts.caller, Caller::Session { .. });
+        match chat::parse(policy, body, known) {
+            Ok(request) => self.admit_turn(policy, request, body, now),
             Err(failure) => self.fail(policy, &failure, now),
         }
     }
 
-    /// Asks the caller's token bucket, or goes on where there is no limit.
-    fn admit(&mut self, policy: &Policy, request: ChatRequest, now: Moment) {
+    /// Writes the request to OpenClaw and asks the gates.
+    fn admit_turn(&mut self, policy: &Policy, request: ChatRequest, body: &[u8], now: Moment) {
         let subject = self.subject(policy, request.user.as_deref());
-        self.story.subject = Some(subject.clone());
+        self.story.subject = Some(subject);
         self.story.model = Some(request.model.clone());
         self.story.stream = request.stream;
         self.story.attachments = request.attachments;
         self.story.warnings.clone_from(&request.warnings);
         self.timers.turn = Some(self.facts.started_ms + policy.deadlines.turn);
-        let store_id = self.take_id();
-        let waiting = self.prepare(policy, request, store_id, now);
-        match policy.rate {
-            None => self.ask(policy, waiting, now),
-            Some(rate) => {
-                let op = Op::TakeToken { capacity: rate.burst, per_minute: rate.per_minute };
-                self.outputs.push_back(Output::Store {
-                    id: store_id,
-                    key: format!("rate:chat:{subject}"),
-                    op,
-                });
-                self.phase = Phase::Token(Box::new(waiting));
-            }
-        }
+        let waiting = self.prepare(policy, request, now);
+        self.ask_gates(policy, waiting, body, now);
     }
 
     /// Everything of the upstream request.
-    fn prepare(&mut self, policy: &Policy, request: ChatRequest, store_id: u32, now: Moment) -> Waiting {
+    fn prepare(&mut self, policy: &Policy, request: ChatRequest, now: Moment) -> Waiting {
         let fetch_id = self.take_id();
         let mut headers = vec![("content-type".into(), "application/json".into())];
-        if chat::uses_session(policy, request.user.as_deref()) {
-            let user = request.user.as_deref().unwrap_or_default();
-            headers.push(("x-openclaw-session-key".into(), auth::session_key(policy, "chat", user)));
+        let session = self.session_key(policy, request.user.as_deref());
+        let has_session = session.is_some();
+        if let Some(key) = session {
+            headers.push(("x-openclaw-session-key".into(), key));
         }
         let delivery = if request.stream {
             Delivery::Lines { limit: LONGEST_LINE }
@@ -139,64 +147,35 @@ impl Exchange {
                 method: "POST".into(),
                 path: request.api.path().into(),
                 headers,
-                credential: Some(OPENCLAW.into()),
+                credential: Some(Credential::Bearer("OPENCLAW_GATEWAY_TOKEN".into())),
                 body: request.body,
                 delivery,
             },
-            store_id,
+            session: has_session,
+            system_at: request.system_at,
+            gates: Vec::new(),
+            store_id: 0,
+            explain_only: false,
         }
     }
 
-    /// The bucket has answered.
-    pub(super) fn in_token(
-        &mut self,
-        policy: &Policy,
-        mut waiting: Box<Waiting>,
-        input: Input<'_>,
-        now: Moment,
-    ) {
-        let id = waiting.store_id;
-        match input {
-            Input::Stored { id: answered, outcome } if answered == id => {
-                let Outcome::Token { granted, remaining, retry_after_ms, full_after_ms } = outcome else {
-                    return self.store_failed(policy, *waiting, now);
-                };
-                let limit = policy.rate.map_or(0, |rate| rate.burst);
-                let headers = vec![
-                    ("ratelimit-limit".into(), limit.to_string()),
-                    ("ratelimit-remaining".into(), remaining.to_string()),
-                    ("ratelimit-reset".into(), full_after_ms.div_ceil(1000).to_string()),
-                ];
-                if granted {
-                    waiting.turn.rate_headers = headers;
-                    return self.ask(policy, *waiting, now);
-                }
-                let seconds = retry_after_ms.div_ceil(1000).max(1);
-                let failure =
-                    Failure::new(Code::RateLimited, format!("too many requests; try again in {seconds} s"));
-                self.fail_with(policy, &failure.after(seconds), headers, now);
-            }
-            Input::StoreFailed { id: answered } if answered == id => self.store_failed(policy, *waiting, now),
-            _ => self.phase = Phase::Token(waiting),
-        }
-    }
-
-    fn store_failed(&mut self, policy: &Policy, waiting: Waiting, now: Moment) {
-        self.story.store_failed = true;
-        match policy.store_failure {
-            StoreFailure::Open => self.ask(policy, waiting, now),
-            StoreFailure::Closed => {
-                let failure = Failure::new(Code::StoreUnavailable, "the limits cannot be checked now");
-                self.fail(policy, &failure.after(5), now);
-            }
-        }
+    /// The conversation at OpenClaw, when it keeps it. A token says whose it is; what the body
+    /// calls itself counts only for those that have none.
+    fn session_key(&self, policy: &Policy, user: Option<&str>) -> Option<String> {
+        let person = match &self.facts.caller {
+            Caller::Session { subject, .. } => Some(("mini", subject.as_str())),
+            _ => user.map(|user| ("chat", user)),
+        };
+        let (channel, name) = person.filter(|_| chat::keeps_memory(policy))?;
+        Some(auth::session_key(policy, channel, name))
     }
 
     /// Sends the request to OpenClaw.
-    fn ask(&mut self, policy: &Policy, waiting: Waiting, now: Moment) {
+    pub(super) fn ask(&mut self, policy: &Policy, mut waiting: Waiting, now: Moment) {
+        self.story.asked_ms = Some(now.unix_ms);
+        self.restrict(&mut waiting);
         let Waiting { turn, stream, fetch, .. } = waiting;
         self.outputs.push_back(Output::Fetch(fetch));
-        self.story.asked_ms = Some(now.unix_ms);
         let turn = Box::new(turn);
         self.phase = if stream {
             self.timers.first_byte = Some(now.unix_ms + policy.deadlines.first_byte);

@@ -6,6 +6,8 @@
 
 mod chat;
 mod faults;
+mod gates;
+mod login;
 mod operations;
 mod record;
 mod routes;
@@ -22,20 +24,25 @@ use crate::{
     wire::failure::{Code, Failure, Language},
 };
 use chat::{Turn, Waiting};
+use gates::{Caller, Lease};
 use record::Story;
 use routes::{Origin, Route};
 use stream::{Refusal, Streaming};
 
 /// The version of the encoded state, its first byte.
-const STATE_VERSION: u8 = 1;
+const STATE_VERSION: u8 = 2;
 
 /// Where an exchange stands. Each variant names what it waits for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 enum Phase {
     /// The request's body.
     Body,
-    /// The caller's token bucket.
-    Token(Box<Waiting>),
+    /// The address's standing, before a wrong credential is refused.
+    Unauthorized(u32, Failure),
+    /// The gates.
+    Gates(Box<Waiting>),
+    /// A place in the upstream's queue.
+    Queue(Box<Waiting>),
     /// A whole answer.
     Answer(Box<Turn>),
     /// The head of a stream.
@@ -44,6 +51,10 @@ enum Phase {
     StreamRefusal(Box<Turn>, Refusal),
     /// More of a stream.
     Streaming(Box<Turn>, Box<Streaming>),
+    /// The gates of a login.
+    LoginGates(Box<login::Asked>),
+    /// WeChat's answer to a login.
+    LoginAnswer(u32),
     /// The two probes of `/readyz`.
     Probes(operations::Probes),
     /// Nothing.
@@ -62,6 +73,9 @@ struct Facts {
     origin: Option<Origin>,
     head_only: bool,
     body_bytes: u64,
+    caller: Caller,
+    /// Stands for this request in the upstream's queue.
+    ticket: u64,
 }
 
 /// The times at which something must happen, in milliseconds since 1970.
@@ -72,6 +86,9 @@ struct Timers {
     first_byte: Option<u64>,
     idle: Option<u64>,
     heartbeat: Option<u64>,
+    store: Option<u64>,
+    queue: Option<u64>,
+    lease: Option<u64>,
 }
 
 impl Timers {
@@ -83,6 +100,9 @@ impl Timers {
             (self.first_byte, DeadlineReason::FirstByte),
             (self.idle, DeadlineReason::Idle),
             (self.heartbeat, DeadlineReason::Heartbeat),
+            (self.store, DeadlineReason::Store),
+            (self.queue, DeadlineReason::Queue),
+            (self.lease, DeadlineReason::Lease),
         ]
         .into_iter()
         .filter_map(|(at, reason)| at.map(|at| (at, reason)))
@@ -97,6 +117,7 @@ pub struct Exchange {
     facts: Facts,
     timers: Timers,
     story: Story,
+    lease: Option<Lease>,
     next_id: u32,
     #[serde(skip)]
     outputs: VecDeque<Output>,
@@ -111,6 +132,7 @@ impl Exchange {
             facts,
             timers: Timers::default(),
             story: Story::default(),
+            lease: None,
             next_id: 1,
             outputs: VecDeque::new(),
         };
@@ -176,6 +198,7 @@ impl Exchange {
             facts: routes::facts(policy, head, begun),
             timers: Timers::default(),
             story: Story::default(),
+            lease: None,
             next_id: 1,
             outputs: VecDeque::new(),
         };
@@ -205,19 +228,26 @@ impl Exchange {
         if let Some(allowed) = routes::preflight(policy, head, route) {
             return self.respond_empty(policy, 204, allowed, now);
         }
-        match routes::admit(policy, head, route) {
-            Err((failure, extra)) => self.fail_with(policy, &failure, extra, now),
-            Ok(()) => match route {
-                Route::Chat => {
-                    self.phase = Phase::Body;
-                    self.timers.body = Some(now.unix_ms + policy.deadlines.body);
-                    self.outputs.push_back(Output::ReadBody { limit: policy.limits.body });
-                }
-                Route::Health => self.respond_json(policy, 200, r#"{"status":"live"}"#.into(), now),
-                Route::Version => self.respond_json(policy, 200, operations::version(policy), now),
-                Route::Ready => self.probe(policy, now),
-                Route::Unknown => {}
-            },
+        match routes::admit(policy, head, route, now) {
+            Err(routes::Refusal::Credential(failure)) => self.unauthorized(policy, failure, now),
+            Err(routes::Refusal::Request(failure, extra)) => self.fail_with(policy, &failure, extra, now),
+            Ok(caller) => self.admitted(policy, caller, now),
+        }
+    }
+
+    /// The head is right: each route's first step.
+    fn admitted(&mut self, policy: &Policy, caller: Caller, now: Moment) {
+        self.facts.caller = caller;
+        match self.facts.route {
+            Route::Chat | Route::Login | Route::Renew | Route::Token | Route::Revoke => {
+                self.phase = Phase::Body;
+                self.timers.body = Some(now.unix_ms + policy.deadlines.body);
+                self.outputs.push_back(Output::ReadBody { limit: self.facts.route.body_limit(policy) });
+            }
+            Route::Health => self.respond_json(policy, 200, r#"{"status":"live"}"#.into(), now),
+            Route::Version => self.respond_json(policy, 200, operations::version(policy), now),
+            Route::Ready => self.probe(policy, now),
+            Route::Unknown => {}
         }
     }
 
@@ -225,11 +255,15 @@ impl Exchange {
     fn advance(&mut self, policy: &Policy, input: Input<'_>, now: Moment) {
         match std::mem::replace(&mut self.phase, Phase::Done) {
             Phase::Body => self.in_body(policy, input, now),
-            Phase::Token(waiting) => self.in_token(policy, waiting, input, now),
+            Phase::Unauthorized(id, failure) => self.in_unauthorized(policy, id, failure, &input, now),
+            Phase::Gates(waiting) => self.in_gates(policy, waiting, input, now),
+            Phase::Queue(waiting) => self.in_queue(policy, waiting, &input, now),
             Phase::Answer(turn) => self.in_answer(policy, turn, input, now),
             Phase::StreamHead(turn) => self.in_stream_head(policy, turn, input, now),
             Phase::StreamRefusal(turn, refusal) => self.in_stream_refusal(policy, turn, refusal, input, now),
             Phase::Streaming(turn, streaming) => self.in_stream(policy, turn, streaming, input, now),
+            Phase::LoginGates(asked) => self.in_login_gates(policy, asked, input, now),
+            Phase::LoginAnswer(id) => self.in_login_answer(policy, id, &input, now),
             Phase::Probes(probes) => self.in_probes(policy, probes, input, now),
             Phase::Done => {}
         }
@@ -259,13 +293,40 @@ impl Exchange {
                 let message = format!("the body did not arrive within {} s", policy.deadlines.body / 1000);
                 self.fail(policy, &Failure::new(Code::BodyTimeout, message), now);
             }
+            DeadlineReason::Lease => self.renew_lease(now),
+            DeadlineReason::Queue => match std::mem::replace(&mut self.phase, Phase::Done) {
+                Phase::Queue(waiting) => {
+                    self.outputs.push_back(Output::Cancel { id: waiting.store_id });
+                    self.ask_again(policy, waiting, now);
+                }
+                phase => {
+                    self.timers.queue = None;
+                    self.phase = phase;
+                }
+            },
+            DeadlineReason::Store => {
+                self.timers.store = None;
+                self.cancel();
+                match std::mem::replace(&mut self.phase, Phase::Done) {
+                    Phase::Gates(waiting) => self.store_failed(policy, *waiting, now),
+                    Phase::Unauthorized(_, failure) => self.refuse_credential(policy, &failure, now),
+                    Phase::LoginGates(asked) => self.login_store_failed(policy, *asked, now),
+                    phase => self.phase = phase,
+                }
+            }
             DeadlineReason::Turn | DeadlineReason::FirstByte | DeadlineReason::Idle => {
                 self.cancel();
                 match std::mem::replace(&mut self.phase, Phase::Done) {
+                    phase @ Phase::Queue(_) => {
+                        self.phase = phase;
+                        let failure = Failure::new(Code::QueueTimeout, "the agent was busy all the time");
+                        self.fail(policy, &failure.after(10), now);
+                    }
                     Phase::Probes(probes) => self.probes_done(policy, probes, now),
                     Phase::Streaming(turn, streaming) => {
                         self.stream_timed_out(policy, &turn, &streaming, now)
                     }
+                    Phase::LoginAnswer(_) => self.fail(policy, &login::timed_out(), now),
                     phase => {
                         self.phase = phase;
                         self.fail(policy, &chat::timed_out(), now);
@@ -281,7 +342,7 @@ impl Exchange {
         id
     }
 
-    /// Gives up the fetch that the phase waits for.
+    /// Gives up what the phase waits for.
     fn cancel(&mut self) {
         let id = match &self.phase {
             Phase::Answer(turn)
@@ -289,7 +350,10 @@ impl Exchange {
             | Phase::StreamRefusal(turn, _)
             | Phase::Streaming(turn, _) => Some(turn.fetch_id),
             Phase::Probes(probes) => probes.waiting_fetch(),
-            Phase::Body | Phase::Token(_) | Phase::Done => None,
+            Phase::Gates(waiting) | Phase::Queue(waiting) => Some(waiting.store_id),
+            Phase::Unauthorized(id, _) | Phase::LoginAnswer(id) => Some(*id),
+            Phase::LoginGates(asked) => Some(asked.store_id),
+            Phase::Body | Phase::Done => None,
         };
         if let Some(id) = id {
             self.outputs.push_back(Output::Cancel { id });
@@ -321,6 +385,8 @@ impl Exchange {
             headers.push(("retry-after".into(), seconds.to_string()));
         }
         self.story.code = Some(failure.code);
+        self.story.retry_after_s = failure.retry_after_s;
+        self.strike(policy, failure.code);
         let body = failure.body(&self.facts.trace_id, self.facts.language);
         self.respond(policy, failure.code.status(), headers, body, now);
     }
@@ -360,8 +426,9 @@ impl Exchange {
         self.finish(policy, now);
     }
 
-    /// Writes the log line and is done.
+    /// Gives back what is held, writes the log line and is done.
     fn finish(&mut self, policy: &Policy, now: Moment) {
+        self.release_lease(policy);
         if let Some(record) = self.story.line(policy, &self.facts, now) {
             self.outputs.push_back(record);
         }
@@ -370,9 +437,10 @@ impl Exchange {
 
     /// What stands for the caller in stores and logs.
     fn subject(&self, policy: &Policy, user: Option<&str>) -> String {
-        match user {
-            Some(user) => auth::subject(policy, "user", user),
-            None => auth::subject(policy, "client", &self.facts.client),
+        match (&self.facts.caller, user) {
+            (Caller::Session { subject, .. }, _) => subject.clone(),
+            (_, Some(user)) => auth::subject(policy, "user", user),
+            (_, None) => auth::subject(policy, "client", &self.facts.client),
         }
     }
 }

@@ -54,7 +54,7 @@ impl Exchange {
             body: Rope::default(),
             delivery: Delivery::Whole { limit: 64 * 1024 },
         }));
-        self.outputs.push_back(Output::Store { id: store_id, key: "probe".into(), op: Op::Probe });
+        self.outputs.push_back(Output::Store { id: store_id, ops: vec![("probe".into(), Op::Probe)] });
         self.timers.turn = Some(now.unix_ms + policy.deadlines.probe);
         self.phase = Phase::Probes(Probes { fetch_id, store_id, openclaw: None, store: None });
     }

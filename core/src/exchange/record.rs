@@ -41,6 +41,10 @@ pub(super) struct Story {
     pub usage: Option<Usage>,
     /// What was left out of the request.
     pub warnings: Vec<Warning>,
+    /// When the client was told to come back, in seconds.
+    pub retry_after_s: Option<u64>,
+    /// It waited in the upstream's queue.
+    pub queued: bool,
     /// The store failed and the request passed all the same.
     pub store_failed: bool,
 }
@@ -102,6 +106,9 @@ impl Story {
         }
         if !self.warnings.is_empty() {
             put("warnings", self.warnings.iter().map(|warning| Value::from(warning.name())).collect());
+        }
+        if self.queued {
+            put("queued", true.into());
         }
         if self.store_failed {
             put("storeFailed", true.into());

@@ -2,9 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Facts;
+use super::{Facts, gates::Caller};
 use crate::{
-    policy::{Origins, Policy, auth},
+    policy::{
+        Origins, Policy, auth,
+        session::{self, TokenFault},
+    },
     seam::{Moment, RequestHead},
     wire::failure::{Code, Failure, Language},
 };
@@ -15,10 +18,21 @@ const ALLOWED_HEADERS: &str = "authorization, content-type, traceparent, x-api-k
 const EXPOSED_HEADERS: &str =
     "retry-after, ratelimit-limit, ratelimit-remaining, ratelimit-reset, x-request-id, x-trace-id";
 
+/// The most bytes of a body that is not a conversation.
+const SMALL_BODY: u64 = 16 * 1024;
+
 /// What is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Route {
     Chat,
+    /// A code of `wx.login` for a token.
+    Login,
+    /// A token for a newer one.
+    Renew,
+    /// A token from the team's own backend.
+    Token,
+    /// The end of a person's tokens.
+    Revoke,
     Health,
     Ready,
     Version,
@@ -29,6 +43,10 @@ impl Route {
     fn of(path: &str) -> Self {
         match path {
             "/api/chat" => Self::Chat,
+            "/v1/mini/login" => Self::Login,
+            "/v1/mini/token/renew" => Self::Renew,
+            "/v1/mini/token" => Self::Token,
+            "/v1/admin/sessions/revoke" => Self::Revoke,
             "/healthz" => Self::Health,
             "/readyz" => Self::Ready,
             "/version" => Self::Version,
@@ -40,6 +58,10 @@ impl Route {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Chat => "/api/chat",
+            Self::Login => "/v1/mini/login",
+            Self::Renew => "/v1/mini/token/renew",
+            Self::Token => "/v1/mini/token",
+            Self::Revoke => "/v1/admin/sessions/revoke",
             Self::Health => "/healthz",
             Self::Ready => "/readyz",
             Self::Version => "/version",
@@ -52,9 +74,22 @@ impl Route {
         matches!(self, Self::Health | Self::Ready | Self::Version)
     }
 
+    /// Whether what is sent there counts for or against its sender.
+    pub(super) fn is_guarded(self) -> bool {
+        !self.is_operational() && self != Self::Unknown
+    }
+
+    /// The most bytes of a body.
+    pub(super) fn body_limit(self, policy: &Policy) -> u64 {
+        match self {
+            Self::Chat => policy.limits.body,
+            _ => SMALL_BODY,
+        }
+    }
+
     fn methods(self) -> &'static str {
         match self {
-            Self::Chat => "POST",
+            Self::Chat | Self::Login | Self::Renew | Self::Token | Self::Revoke => "POST",
             Self::Health | Self::Ready | Self::Version => "GET, HEAD",
             Self::Unknown => "",
         }
@@ -108,7 +143,16 @@ pub(super) fn facts(policy: &Policy, head: &RequestHead, now: Moment) -> Facts {
         origin: Origin::allowed(policy, head),
         head_only: head.method == "HEAD",
         body_bytes: 0,
+        caller: Caller::Anyone,
+        ticket: ticket(now),
     }
+}
+
+/// A number that no other request has, from the same randomness as its id.
+fn ticket(now: Moment) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&now.entropy[8..]);
+    u64::from_le_bytes(bytes)
 }
 
 /// The client's trace id, when it is one: `X-Trace-Id` first, then W3C `traceparent`.
@@ -151,40 +195,99 @@ pub(super) fn preflight(policy: &Policy, head: &RequestHead, route: Route) -> Op
     })
 }
 
-/// Whether to go on, by the head alone.
+/// Why a request is refused by its head.
+pub(super) enum Refusal {
+    /// It shows no credential that is valid.
+    Credential(Failure),
+    /// Anything else, with headers that go with it.
+    Request(Failure, Vec<(String, String)>),
+}
+
+/// Who is asking, by the head alone.
 pub(super) fn admit(
     policy: &Policy,
     head: &RequestHead,
     route: Route,
-) -> Result<(), (Failure, Vec<(String, String)>)> {
-    let plain = |failure| (failure, Vec::new());
+    now: Moment,
+) -> Result<Caller, Refusal> {
+    let plain = |failure| Refusal::Request(failure, Vec::new());
     if route == Route::Unknown {
-        return Err(plain(Failure::new(Code::NotFound, "no such route; chat is POST /api/chat")));
+        return Err(plain(Failure::new(
+            Code::NotFound,
+            "no such route; chat is POST /api/chat, login is POST /v1/mini/login",
+        )));
     }
     if !route.allows(&head.method) {
         let failure = Failure::new(Code::MethodNotAllowed, format!("use {}", route.methods()));
-        return Err((failure, vec![("allow".into(), route.methods().into())]));
+        return Err(Refusal::Request(failure, vec![("allow".into(), route.methods().into())]));
     }
-    if route != Route::Chat {
-        return Ok(());
+    if !route.is_guarded() {
+        return Ok(Caller::Anyone);
     }
-    if !auth::key_is_valid(policy, presented_key(head)) {
-        let failure =
-            Failure::new(Code::Unauthorized, "send a valid key in X-Api-Key, or as Authorization: Bearer");
-        return Err((failure, vec![("www-authenticate".into(), "Bearer".into())]));
-    }
+    let caller = caller(policy, route, presented_key(head), now).map_err(Refusal::Credential)?;
     if !head.header("content-type").is_none_or(is_json) {
         return Err(plain(Failure::new(Code::UnsupportedMediaType, "send application/json")));
     }
-    if head.content_length.is_some_and(|length| length > policy.limits.body) {
-        return Err(plain(body_too_large(policy)));
+    if head.content_length.is_some_and(|length| length > route.body_limit(policy)) {
+        return Err(plain(body_too_large(policy, route)));
     }
-    Ok(())
+    Ok(caller)
+}
+
+/// Who is asking, by what the route wants to see.
+fn caller(policy: &Policy, route: Route, presented: Option<&str>, now: Moment) -> Result<Caller, Failure> {
+    let only = |keys: &[auth::KeyDigest], name: &str| {
+        let message = format!("this is for holders of {name}; send it as Authorization: Bearer");
+        auth::is_one_of(keys, presented)
+            .then_some(Caller::Anyone)
+            .ok_or(Failure::new(Code::Unauthorized, message))
+    };
+    match route {
+        Route::Chat => chat_caller(policy, presented, now),
+        Route::Renew => session_caller(policy, presented.unwrap_or_default(), true, now),
+        Route::Token => only(&policy.login.server_keys, "SERVER_KEY"),
+        Route::Revoke => only(&policy.admin_keys, "ADMIN_KEY"),
+        Route::Login | Route::Health | Route::Ready | Route::Version | Route::Unknown => Ok(Caller::Anyone),
+    }
+}
+
+/// Whose credential it is. A token has two dots, a key has what its operator chose: it is a
+/// key first, so that no key stops to work because it looks like a token.
+fn chat_caller(policy: &Policy, presented: Option<&str>, now: Moment) -> Result<Caller, Failure> {
+    if auth::key_is_valid(policy, presented) {
+        let name = presented.filter(|_| !policy.api_keys.is_empty());
+        return Ok(name.map_or(Caller::Anyone, |key| Caller::Key(auth::subject(policy, "key", key))));
+    }
+    let looks_like_a_token = |text: &&str| text.bytes().filter(|byte| *byte == b'.').count() == 2;
+    let Some(token) = presented.filter(looks_like_a_token) else {
+        let message = "send a valid key in X-Api-Key, or a key or token as Authorization: Bearer";
+        return Err(Failure::new(Code::Unauthorized, message));
+    };
+    session_caller(policy, token, false, now)
+}
+
+/// The person of a token. One that has had its time can still be renewed.
+fn session_caller(policy: &Policy, token: &str, renews: bool, now: Moment) -> Result<Caller, Failure> {
+    let session = |claims: session::Claims| Caller::Session {
+        subject: claims.subject,
+        role: claims.role,
+        issued_s: claims.issued_s,
+        login_s: claims.login_s,
+    };
+    match session::verify(&policy.login.keys, policy.environment.name(), token, now.unix_ms) {
+        Ok(claims) => Ok(session(claims)),
+        Err(TokenFault::Expired { claims }) if renews => Ok(session(claims)),
+        Err(TokenFault::Expired { .. }) => {
+            Err(Failure::new(Code::TokenExpired, "the token has had its time; renew it or log in again"))
+        }
+        // Which of the other faults it is would only help somebody who makes tokens up.
+        Err(_) => Err(Failure::new(Code::TokenInvalid, "not a valid token here; log in again")),
+    }
 }
 
 /// The body is over the limit.
-pub(super) fn body_too_large(policy: &Policy) -> Failure {
-    let limit = policy.limits.body;
+pub(super) fn body_too_large(policy: &Policy, route: Route) -> Failure {
+    let limit = route.body_limit(policy);
     Failure::new(Code::BodyTooLarge, format!("the body's limit is {limit} bytes, base64 included"))
 }
 

@@ -210,6 +210,7 @@ impl Exchange {
     /// Ends a stream with an error event.
     pub(super) fn fail_stream(&mut self, policy: &Policy, failure: &Failure, mut out: String, now: Moment) {
         self.story.code = Some(failure.code);
+        self.story.retry_after_s = failure.retry_after_s;
         out.push_str("data: ");
         out.push_str(&failure.body(&self.facts.trace_id, self.facts.language));
         out.push_str("\n\n");

@@ -4,6 +4,8 @@
 mod answers;
 mod deadlines;
 mod endings;
+mod gates;
+mod login;
 mod operations;
 #[cfg(not(target_arch = "wasm32"))]
 mod random;

@@ -5,13 +5,18 @@
 //! the edge, and is the same on both.
 
 pub mod auth;
+pub mod session;
 mod settings;
 
 use serde::{Deserialize, Serialize};
 
-pub use settings::{NAMES, SECRETS, Secrets, SettingError, Settings};
+pub(crate) use settings::is_role;
+pub use settings::{CREDENTIALS, NAMES, SECRETS, Secrets, SettingError, Settings, wechat_url};
 
-use crate::seam::Level;
+use crate::{
+    seam::Level,
+    state::caller::{Rate, Thresholds},
+};
 
 /// Where this gateway runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -126,13 +131,54 @@ pub struct Deadlines {
     pub probe: u64,
 }
 
-/// The rate that one caller may keep.
+/// The rates of those that a request stands for. `None` is no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RateLimit {
-    /// Requests per minute.
-    pub per_minute: u32,
-    /// Requests at once.
-    pub burst: u32,
+pub struct Rates {
+    /// An address, for callers that have no token. Many phones share one.
+    pub address: Option<Rate>,
+    /// A client key.
+    pub key: Option<Rate>,
+    /// Logins from an address.
+    pub login: Option<Rate>,
+}
+
+/// What a caller's role gives it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Role {
+    /// The name in tokens; empty is everybody else's.
+    pub name: String,
+    /// The rate of one caller; `None` is no limit.
+    pub rate: Option<Rate>,
+    /// Its share when callers wait for the agent, at least 1.
+    pub weight: u32,
+}
+
+/// How people log in and for how long that holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Login {
+    /// The Mini Program's id; `None` is no login by WeChat.
+    pub appid: Option<String>,
+    /// What signs and checks tokens: the first signs.
+    pub keys: Vec<session::SigningKey>,
+    /// How long a token lasts, in seconds.
+    pub life_s: u64,
+    /// How long a login can be renewed, in seconds.
+    pub renewable_s: u64,
+    /// Roles of single people, by subject.
+    pub roles: Vec<(String, String)>,
+    /// Keys of the team's own backend, which may name people itself.
+    pub server_keys: Vec<auth::KeyDigest>,
+}
+
+/// How many turns OpenClaw is given at once, and how many may wait.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admission {
+    /// Turns at once; 0 lets everything through.
+    pub slots: u16,
+    /// Places in the queue.
+    pub places: u16,
+    /// Turns at once of single models.
+    pub models: Vec<(String, u16)>,
 }
 
 /// What a host says of itself, for `/version`.
@@ -157,6 +203,8 @@ pub struct Policy {
     pub environment: Environment,
     /// SHA-256 digests of the valid client keys. Empty only in dev: then no key is asked for.
     pub api_keys: Vec<auth::KeyDigest>,
+    /// Digests of the operators' keys.
+    pub admin_keys: Vec<auth::KeyDigest>,
     /// The key of the session keys.
     pub session_secret: auth::KeyDigest,
     /// `/api/chat`.
@@ -165,8 +213,18 @@ pub struct Policy {
     pub limits: Limits,
     /// Times.
     pub deadlines: Deadlines,
-    /// The rate of one caller; `None` is no limit.
-    pub rate: Option<RateLimit>,
+    /// The roles; the first is everybody's who has no other.
+    pub roles: Vec<Role>,
+    /// Rates beside the caller's own.
+    pub rates: Rates,
+    /// What a request for a model costs, in tokens of the rate, when it is not 1.
+    pub costs: Vec<(String, u32)>,
+    /// Logins.
+    pub login: Login,
+    /// When a caller is treated differently; `block: 0` is never.
+    pub abuse: Thresholds,
+    /// Slots and places.
+    pub admission: Admission,
     /// What a failing store means.
     pub store_failure: StoreFailure,
     /// Browser origins.
@@ -187,6 +245,7 @@ impl Default for Policy {
         Self {
             environment: Environment::Prod,
             api_keys: Vec::new(),
+            admin_keys: Vec::new(),
             session_secret: auth::KeyDigest::default(),
             chat: ChatPolicy {
                 models: vec!["openclaw".into(), "openclaw/default".into()],
@@ -217,7 +276,21 @@ impl Default for Policy {
                 heartbeat: 10_000,
                 probe: 3_000,
             },
-            rate: Some(RateLimit { per_minute: 60, burst: 20 }),
+            roles: vec![Role {
+                name: String::new(),
+                rate: Some(Rate { per_minute: 60, burst: 20 }),
+                weight: 1,
+            }],
+            rates: Rates {
+                address: Some(Rate { per_minute: 600, burst: 200 }),
+                key: None,
+                login: Some(Rate { per_minute: 60, burst: 30 }),
+            },
+            costs: Vec::new(),
+            login: Login { life_s: 7_200, renewable_s: 7 * 86_400, ..Login::default() },
+            abuse: Thresholds { slow: 30, restrict: 60, block: 120, block_ms: 60_000 },
+            // OpenClaw runs max(8, 4 x cores) turns at once (2026.9.6, `agents.defaults.maxConcurrent`).
+            admission: Admission { slots: 8, places: 64, models: Vec::new() },
             store_failure: StoreFailure::Open,
             origins: Origins::None,
             trusted_proxies: vec!["127.0.0.1".into(), "::1".into()],
@@ -237,6 +310,24 @@ impl Policy {
     /// The policy in those bytes, when they are of this version.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         postcard::from_bytes(bytes).ok()
+    }
+
+    /// The role of that name, or everybody's.
+    pub fn role(&self, name: &str) -> &Role {
+        const EVERYBODY: &Role = &Role { name: String::new(), rate: None, weight: 1 };
+        let role = self.roles.iter().find(|role| role.name == name);
+        role.or(self.roles.first()).unwrap_or(EVERYBODY)
+    }
+
+    /// What a request for a model costs.
+    pub fn cost(&self, model: &str) -> u32 {
+        self.costs.iter().find(|(name, _)| name == model).map_or(1, |(_, cost)| *cost)
+    }
+
+    /// How many turns of a model run at once.
+    pub fn model_slots(&self, model: &str) -> u16 {
+        let models = &self.admission.models;
+        models.iter().find(|(name, _)| name == model).map_or(self.admission.slots, |(_, slots)| *slots)
     }
 
     /// The name that the upstream is given for a model that a client may name.

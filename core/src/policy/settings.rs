@@ -6,11 +6,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Environment, HostFacts, Memory, Origins, Policy, RateLimit, StoreFailure, auth::KeyDigest};
-use crate::seam::Level;
+use super::{
+    Environment, HostFacts, Memory, Origins, Policy, Role, StoreFailure, auth::KeyDigest, session::SigningKey,
+};
+use crate::{seam::Level, state::caller::Rate};
 
 /// The settings that decide something here, by name.
 pub const NAMES: &[&str] = &[
+    "ABUSE_PROTECTION",
     "CHAT_CLIENT_SYSTEM",
     "CHAT_MEMORY",
     "CHAT_MODELS",
@@ -23,24 +26,57 @@ pub const NAMES: &[&str] = &[
     "LOG_LEVEL",
     "MAX_ATTACHMENTS",
     "MAX_BODY_BYTES",
+    "MAX_CONCURRENCY",
+    "MAX_CONCURRENCY_PER_MODEL",
     "MAX_FILE_BYTES",
     "MAX_FILE_CHARS",
     "MAX_IMAGE_BYTES",
     "MAX_PDF_PAGES",
     "MAX_TOKENS",
     "MINIGATE_ENV",
+    "MODEL_COSTS",
     "OPENCLAW_AGENT",
     "OPENCLAW_GATEWAY_URL",
+    "QUEUE_LIMIT",
     "RATE_LIMIT_BURST",
+    "RATE_LIMIT_PER_ADDRESS",
+    "RATE_LIMIT_PER_KEY",
+    "RATE_LIMIT_PER_LOGIN",
     "RATE_LIMIT_PER_MINUTE",
+    "ROLE_LIMITS",
     "STORE_FAILURE",
     "SYSTEM_PROMPT",
+    "SESSION_LIFE_SECONDS",
+    "SESSION_RENEWABLE_SECONDS",
+    "SUBJECT_ROLES",
     "TRUSTED_PROXIES",
     "TURN_TIMEOUT_MS",
+    "WECHAT_API_URL",
+    "WECHAT_APPID",
 ];
 
 /// The secret settings. They may also come as files.
-pub const SECRETS: &[&str] = &["API_KEY", "OPENCLAW_API_KEY", "OPENCLAW_GATEWAY_TOKEN", "SESSION_SECRET"];
+pub const SECRETS: &[&str] = &[
+    "ADMIN_KEY",
+    "API_KEY",
+    "OPENCLAW_API_KEY",
+    "OPENCLAW_GATEWAY_TOKEN",
+    "SERVER_KEY",
+    "SESSION_SECRET",
+    "STORE_URL",
+    "TOKEN_SECRET",
+    "WECHAT_SECRET",
+];
+
+/// The secret settings that a [`Credential`](crate::seam::Credential) may name. A host keeps
+/// these; of all others only digests stay.
+pub const CREDENTIALS: &[&str] = &["OPENCLAW_GATEWAY_TOKEN", "WECHAT_SECRET"];
+
+/// Where WeChat's servers are.
+pub fn wechat_url(settings: &Settings) -> &str {
+    let url = settings.get("WECHAT_API_URL").map(|url| url.trim()).filter(|url| !url.is_empty());
+    url.unwrap_or("https://api.weixin.qq.com")
+}
 
 /// Settings by name.
 pub type Settings = BTreeMap<String, String>;
@@ -121,6 +157,25 @@ impl<'s> Reader<'s> {
         }
     }
 
+    /// `per_minute` or `per_minute/burst`.
+    fn rate(&mut self, name: &str, default: Option<Rate>) -> Option<Rate> {
+        let Some(value) = self.text(name) else { return default };
+        parse_rate(value).unwrap_or_else(|| {
+            self.wrong(
+                name,
+                format!("`{value}` is not `per_minute` or `per_minute/burst`, as 600/200; 0 is no limit"),
+            );
+            default
+        })
+    }
+
+    /// A list of `name=value`. What is no pair has an empty value.
+    fn pairs(&self, name: &str) -> Vec<(&'s str, &'s str)> {
+        let items = self.text(name).unwrap_or_default().split(',').map(str::trim);
+        let pair = |item: &'s str| item.split_once('=').map_or((item, ""), |(k, v)| (k.trim(), v.trim()));
+        items.filter(|item| !item.is_empty()).map(pair).collect()
+    }
+
     fn list(&self, name: &str) -> Option<Vec<String>> {
         let items = self.text(name)?.split(',').map(str::trim);
         Some(items.filter(|item| !item.is_empty()).map(str::to_owned).collect())
@@ -168,10 +223,8 @@ impl Policy {
         times.turn = read.number("TURN_TIMEOUT_MS", (1, hour), times.turn);
         times.heartbeat = read.number("HEARTBEAT_MS", (10, hour), times.heartbeat);
 
-        let rate = policy.rate.unwrap_or(RateLimit { per_minute: 60, burst: 20 });
-        let per_minute = read.number("RATE_LIMIT_PER_MINUTE", (0, 60_000_000), rate.per_minute);
-        let burst = read.number("RATE_LIMIT_BURST", (1, 1_000_000), rate.burst);
-        policy.rate = (per_minute > 0).then_some(RateLimit { per_minute, burst });
+        read_rates(&mut read, &mut policy);
+        read_admission(&mut read, &mut policy);
         policy.store_failure = read.word(
             "STORE_FAILURE",
             &[("open", StoreFailure::Open), ("closed", StoreFailure::Closed)],
@@ -197,6 +250,85 @@ impl Policy {
         }
         if read.errors.is_empty() { Ok(policy) } else { Err(read.errors) }
     }
+}
+
+/// Requests per minute: 0 is no limit.
+const MOST_PER_MINUTE: u32 = 60_000_000;
+/// Requests at once.
+const MOST_BURST: u32 = 1_000_000;
+
+/// How often callers may ask, and what they may not do often.
+fn read_rates(read: &mut Reader<'_>, policy: &mut Policy) {
+    let per_minute = read.number("RATE_LIMIT_PER_MINUTE", (0, MOST_PER_MINUTE), 60);
+    let burst = read.number("RATE_LIMIT_BURST", (1, MOST_BURST), 20);
+    if let Some(everybody) = policy.roles.first_mut() {
+        everybody.rate = (per_minute > 0).then_some(Rate { per_minute, burst });
+    }
+    let rates = &mut policy.rates;
+    rates.address = read.rate("RATE_LIMIT_PER_ADDRESS", rates.address);
+    rates.key = read.rate("RATE_LIMIT_PER_KEY", rates.key);
+    rates.login = read.rate("RATE_LIMIT_PER_LOGIN", rates.login);
+    for (name, value) in read.pairs("ROLE_LIMITS") {
+        let mut parts = value.splitn(2, 'x');
+        let (rate, weight) = (parts.next().unwrap_or_default(), parts.next().unwrap_or("1"));
+        match (parse_rate(rate), weight.trim().parse::<u32>()) {
+            (Some(rate), Ok(weight)) if (1..=1000).contains(&weight) && is_role(name) => {
+                policy.roles.push(Role { name: name.to_owned(), rate, weight });
+            }
+            _ => read.wrong(
+                "ROLE_LIMITS",
+                format!("`{name}={value}` is not `role=per_minute/burst` with an optional `xweight`, as vip=300/60x4"),
+            ),
+        }
+    }
+    for (name, value) in read.pairs("MODEL_COSTS") {
+        match value.parse::<u32>() {
+            Ok(cost @ 1..=10_000) => policy.costs.push((name.to_owned(), cost)),
+            _ => read.wrong(
+                "MODEL_COSTS",
+                format!("`{name}={value}` is not `model=cost` with a cost from 1 to 10000"),
+            ),
+        }
+    }
+    let dev = policy.environment == Environment::Dev;
+    if !read.word("ABUSE_PROTECTION", &[("off", false), ("on", true)], !dev) {
+        policy.abuse = super::Thresholds::default();
+    }
+}
+
+/// How many turns OpenClaw is given at once.
+fn read_admission(read: &mut Reader<'_>, policy: &mut Policy) {
+    let admission = &mut policy.admission;
+    admission.slots = read.number("MAX_CONCURRENCY", (0, 1024), admission.slots);
+    admission.places = read.number("QUEUE_LIMIT", (0, 4096), admission.places);
+    for (name, value) in read.pairs("MAX_CONCURRENCY_PER_MODEL") {
+        match value.parse::<u16>() {
+            Ok(slots @ 1..=1024) => policy.admission.models.push((name.to_owned(), slots)),
+            _ => read.wrong(
+                "MAX_CONCURRENCY_PER_MODEL",
+                format!("`{name}={value}` is not `model=turns` with a number from 1 to 1024"),
+            ),
+        }
+    }
+}
+
+/// `per_minute/burst`; `None` inside is no limit.
+fn parse_rate(text: &str) -> Option<Option<Rate>> {
+    let (per_minute, burst) = match text.trim().split_once('/') {
+        Some((per_minute, burst)) => (per_minute.parse::<u32>().ok()?, burst.parse::<u32>().ok()?),
+        None => {
+            let per_minute = text.trim().parse::<u32>().ok()?;
+            (per_minute, (per_minute / 3).max(1))
+        }
+    };
+    let valid = per_minute <= MOST_PER_MINUTE && (1..=MOST_BURST).contains(&burst);
+    valid.then(|| (per_minute > 0).then_some(Rate { per_minute, burst }))
+}
+
+/// A name that may stand in a token.
+pub(crate) fn is_role(text: &str) -> bool {
+    (1..=32).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
 }
 
 /// The Gateway must be named, or the demo upstream be asked for, which only dev may.
@@ -235,8 +367,67 @@ fn read_keys(read: &mut Reader<'_>, secrets: &Secrets, policy: &mut Policy) {
             "not set; without a key anybody could call (allowed only with MINIGATE_ENV=dev)",
         );
     }
+    let digests = |name: &str| -> Vec<KeyDigest> {
+        let keys = secrets.get(name).unwrap_or_default().split(',').map(str::trim);
+        keys.filter(|key| !key.is_empty()).map(|key| KeyDigest::of(key.as_bytes())).collect()
+    };
+    policy.login.server_keys = digests("SERVER_KEY");
+    policy.admin_keys = digests("ADMIN_KEY");
+    for name in ["API_KEY", "SERVER_KEY", "ADMIN_KEY", "TOKEN_SECRET", "SESSION_SECRET"] {
+        let short = |key: &str| !key.trim().is_empty() && key.trim().len() < 16;
+        let weak = secrets.get(name).is_some_and(|value| value.split(',').any(short));
+        // A client key lies in every phone; the others must not be guessed.
+        if weak && name != "API_KEY" && policy.environment == Environment::Prod {
+            read.wrong(
+                name,
+                "shorter than 16 characters; take 32 random ones, as `openssl rand -hex 16` gives",
+            );
+        }
+    }
     let source = secrets.get("SESSION_SECRET").or_else(|| secrets.get("OPENCLAW_GATEWAY_TOKEN"));
     policy.session_secret = KeyDigest::derive(source.unwrap_or_default().as_bytes(), "session keys");
+    read_login(read, secrets, source, policy);
+}
+
+/// Logins: by WeChat, by the team's own backend, or not at all.
+fn read_login(read: &mut Reader<'_>, secrets: &Secrets, source: Option<&str>, policy: &mut Policy) {
+    let login = &mut policy.login;
+    login.appid = read.text("WECHAT_APPID").map(str::to_owned);
+    let is_id = |id: &String| (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric());
+    if login.appid.as_ref().is_some_and(|id| !is_id(id)) {
+        read.wrong("WECHAT_APPID", "must be letters and digits, as wx0123456789abcdef");
+    }
+    match (&login.appid, secrets.get("WECHAT_SECRET")) {
+        (Some(_), None) => read.wrong("WECHAT_SECRET", "not set; it is the Mini Program's AppSecret"),
+        (None, Some(_)) => read.wrong("WECHAT_APPID", "not set, and WECHAT_SECRET is"),
+        (_, Some(secret)) if !secret.bytes().all(|b| b.is_ascii_alphanumeric()) => {
+            read.wrong("WECHAT_SECRET", "must be letters and digits");
+        }
+        _ => {}
+    }
+    let url = wechat_url(read.settings);
+    if !(url.starts_with("http://") || url.starts_with("https://")) || url.contains(['@', '?', '#']) {
+        read.wrong("WECHAT_API_URL", "must begin with http:// or https://, without credentials or a query");
+    }
+    login.life_s = read.number("SESSION_LIFE_SECONDS", (60, 86_400), login.life_s);
+    login.renewable_s = read.number("SESSION_RENEWABLE_SECONDS", (60, 90 * 86_400), login.renewable_s);
+    for (subject, role) in read.pairs("SUBJECT_ROLES") {
+        if subject.len() == 32 && subject.bytes().all(|b| b.is_ascii_hexdigit()) && is_role(role) {
+            login.roles.push((subject.to_ascii_lowercase(), role.to_owned()));
+        } else {
+            read.wrong(
+                "SUBJECT_ROLES",
+                format!("`{subject}={role}` is not `subject=role`; the subject is in the answer to a login"),
+            );
+        }
+    }
+    // The first signs; the others are still believed, until nothing that they signed is left.
+    let listed = secrets.get("TOKEN_SECRET").unwrap_or_default().split(',').map(str::trim);
+    let listed: Vec<&str> = listed.filter(|secret| !secret.is_empty()).collect();
+    if login.appid.is_some() || !login.server_keys.is_empty() {
+        let sources = if listed.is_empty() { source.into_iter().collect() } else { listed };
+        login.keys = sources.into_iter().map(|secret| SigningKey::derive(secret.as_bytes())).collect();
+    }
 }
 
 fn read_chat(read: &mut Reader<'_>, policy: &mut Policy) {

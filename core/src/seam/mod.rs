@@ -34,8 +34,11 @@ pub const REQUEST_HEADERS: &[&str] = &[
 /// The upstream's response headers that the core reads.
 pub const UPSTREAM_HEADERS: &[&str] = &["content-type", "retry-after"];
 
-/// The name of the one upstream of this version: the OpenClaw Gateway.
+/// The name of an upstream: the OpenClaw Gateway.
 pub const OPENCLAW: &str = "openclaw";
+
+/// The name of an upstream: WeChat's servers.
+pub const WECHAT: &str = "wechat";
 
 /// When an input happened, and fresh randomness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +56,8 @@ pub struct RequestHead {
     pub method: String,
     /// The path without the query string.
     pub path: String,
+    /// The query string without its question mark.
+    pub query: String,
     /// Those of [`REQUEST_HEADERS`] that are present, with lower-case names.
     pub headers: Vec<(String, String)>,
     /// The address of the connection's other end, without a port.
@@ -80,15 +85,21 @@ pub enum Input<'a> {
     Body(#[serde(with = "serde_bytes")] &'a [u8]),
     /// There will be no body.
     BodyFailed(BodyFailure),
-    /// A store applied an operation.
+    /// A store applied operations, up to the first whose outcome [stops](Outcome::stops) the list.
     Stored {
         /// The id of the [`Output::Store`].
         id: u32,
-        /// What the reducer said.
-        outcome: Outcome,
+        /// What the reducer said to each.
+        outcomes: Vec<Outcome>,
     },
-    /// A store could not apply an operation.
+    /// A store could not apply all of the operations.
     StoreFailed {
+        /// The id of the [`Output::Store`].
+        id: u32,
+    },
+    /// The ticket of an operation that is [watched](Output::Watch) may ask again. May come for
+    /// no reason.
+    Woken {
         /// The id of the [`Output::Store`].
         id: u32,
     },
@@ -184,21 +195,28 @@ pub enum Output {
         /// The most bytes that may be read.
         limit: u64,
     },
-    /// Apply an operation to one key, under that key's serialisation, with
-    /// [`reduce`](crate::state::reduce).
+    /// Apply operations in order, each to one key, under that key's serialisation, with
+    /// [`reduce`](crate::state::reduce). Before an operation with a [ticket](Op::ticket) is
+    /// applied, begin to listen for that ticket.
     Store {
-        /// Echoed in [`Input::Stored`].
+        /// Echoed in [`Input::Stored`]. 0 asks for no answer: the operations are applied even
+        /// when the exchange is over.
         id: u32,
-        /// The key.
-        key: String,
-        /// The operation.
-        op: Op,
+        /// Keys and operations.
+        ops: Vec<(String, Op)>,
+    },
+    /// Give [`Input::Woken`] when a reducer wakes the ticket of that [`Output::Store`], also
+    /// when it did between the two.
+    Watch {
+        /// The id of the [`Output::Store`].
+        id: u32,
     },
     /// Send a request to an upstream.
     Fetch(Fetch),
-    /// Give up a fetch at once and close its connection: OpenClaw aborts the run.
+    /// Give up a fetch at once and close its connection: OpenClaw aborts the run. Or give up
+    /// waiting for a store.
     Cancel {
-        /// The id of the [`Fetch`].
+        /// The id of the [`Fetch`] or [`Output::Store`].
         id: u32,
     },
     /// Begin the answer.
@@ -258,6 +276,12 @@ pub enum DeadlineReason {
     Idle,
     /// The client has heard nothing for a while.
     Heartbeat,
+    /// The store does not answer.
+    Store,
+    /// A place in a queue is to be kept.
+    Queue,
+    /// A lease is to be renewed.
+    Lease,
 }
 
 /// A request to an upstream.
@@ -269,16 +293,30 @@ pub struct Fetch {
     pub upstream: String,
     /// The method.
     pub method: String,
-    /// The path, beginning with a slash.
+    /// The path, beginning with a slash, and the query without credentials.
     pub path: String,
     /// The headers, without credentials and framing.
     pub headers: Vec<(String, String)>,
-    /// The credential that the host puts into `Authorization: Bearer`, by name.
-    pub credential: Option<String>,
+    /// The credential that the host adds.
+    pub credential: Option<Credential>,
     /// The body.
     pub body: Rope,
     /// How the answer is to be given.
     pub delivery: Delivery,
+}
+
+/// A secret by its setting's name, and where the host puts it when it sends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Credential {
+    /// Into `Authorization: Bearer`.
+    Bearer(String),
+    /// Into the query, as this parameter: WeChat's `code2Session` wants its secret there.
+    Query {
+        /// The parameter.
+        parameter: String,
+        /// The setting.
+        name: String,
+    },
 }
 
 /// How a fetch's answer reaches the core.

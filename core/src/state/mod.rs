@@ -5,71 +5,239 @@
 //! bytes mean. Nothing here may know a storage engine, and no reducer may fail: bytes
 //! that it cannot read count as absent.
 
-mod bucket;
+pub mod admission;
+pub mod caller;
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
+use admission::{Admit, Refusal, Release};
+use caller::{Enter, Standing, Strike};
+
 /// An operation on one key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Op {
-    /// Takes one token from a token bucket.
-    TakeToken {
-        /// The bucket's size in tokens, at least 1.
-        capacity: u32,
-        /// Tokens that come back per minute, at least 1.
-        per_minute: u32,
+    /// A caller makes a request: its rate, its standing, its revocation.
+    Enter(Enter),
+    /// A caller did something that only an abuser does often.
+    Strike(Strike),
+    /// Tokens of this caller that were issued before that second are void.
+    Revoke {
+        /// Seconds since 1970.
+        before_s: u64,
+        /// How long it matters: the longest life of a token.
+        ttl_ms: u64,
+    },
+    /// Asks for a lease of an upstream, or for the place in its queue.
+    Admit(Admit),
+    /// Keeps a lease.
+    Renew {
+        /// The ticket.
+        ticket: u64,
+        /// How long the lease is to last from now.
+        lease_ms: u32,
+    },
+    /// Gives a lease or a place in the queue back.
+    Release(Release),
+    /// Marks a key as used, and says whether it was the first to do so.
+    Once {
+        /// How long the mark lasts.
+        ttl_ms: u64,
+    },
+    /// Reads what [`Op::Write`] wrote.
+    Read,
+    /// Writes bytes.
+    Write {
+        /// The bytes.
+        value: ByteBuf,
+        /// How long they matter.
+        ttl_ms: u64,
     },
     /// Writes a mark, to see whether the store can.
     Probe,
 }
 
 impl Op {
-    /// Whether the outcome may be given before the change is on disk. A lost token is
-    /// worth nothing; a lost mark is the point of asking.
+    /// Whether the outcome may be given before the change is on disk. A lost token or lease
+    /// is worth nothing a minute later; a used code that is forgotten could be used again.
     pub fn is_relaxed(&self) -> bool {
         match self {
-            Self::TakeToken { .. } => true,
-            Self::Probe => false,
+            Self::Enter(_) | Self::Strike(_) | Self::Admit(_) | Self::Renew { .. } | Self::Release(_) => true,
+            Self::Read => true,
+            Self::Revoke { .. } | Self::Once { .. } | Self::Write { .. } | Self::Probe => false,
+        }
+    }
+
+    /// The ticket that a later operation on the same key may wake: a host begins to listen for
+    /// it before it applies this one.
+    pub fn ticket(&self) -> Option<u64> {
+        match self {
+            Self::Admit(admit) => Some(admit.ticket),
+            _ => None,
         }
     }
 }
 
 /// What an operation says to the exchange.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// Of [`Op::TakeToken`].
-    Token {
-        /// Whether there was one.
+    /// Of [`Op::Enter`].
+    Entered {
+        /// Whether the rate allows it.
         granted: bool,
         /// Whole tokens that are left.
         remaining: u32,
-        /// Milliseconds until there is one again.
+        /// Milliseconds until the request would be granted.
         retry_after_ms: u64,
         /// Milliseconds until the bucket is full.
         full_after_ms: u64,
+        /// What is thought of the caller.
+        standing: Standing,
+        /// Tokens issued before that second are void.
+        revoked_before_s: u64,
     },
-    /// Of [`Op::Probe`].
+    /// Of [`Op::Strike`].
+    Struck(Standing),
+    /// Of [`Op::Admit`]: go on.
+    Admitted,
+    /// Of [`Op::Admit`]: wait to be woken.
+    Queued {
+        /// Those before this one.
+        ahead: u32,
+    },
+    /// Of [`Op::Admit`]: no.
+    Refused {
+        /// Why.
+        reason: Refusal,
+        /// When to come back, in milliseconds.
+        retry_after_ms: u64,
+        /// Those that wait.
+        waiting: u32,
+    },
+    /// Of [`Op::Once`].
+    Once {
+        /// Whether the key was not marked before.
+        first: bool,
+    },
+    /// Of [`Op::Read`].
+    Value(Option<ByteBuf>),
+    /// Of an operation that has nothing to say.
     Written,
+}
+
+impl Outcome {
+    /// Whether the operations after this one in a list are not to be applied: nobody takes a
+    /// lease for a request that its rate refuses.
+    pub fn stops(&self) -> bool {
+        match self {
+            Self::Entered { granted, standing, .. } => {
+                !granted || matches!(standing, Standing::Blocked { .. })
+            }
+            Self::Once { first } => !first,
+            _ => false,
+        }
+    }
 }
 
 /// The result of a reducer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reduced {
-    /// What to store.
+    /// What to store; empty bytes mean that the key may be forgotten at once.
     pub new: ByteBuf,
     /// How long it matters, in milliseconds. After that the key may be forgotten.
     pub ttl_ms: u64,
     /// What to tell the exchange.
     pub outcome: Outcome,
+    /// Tickets whose operation may be applied again now.
+    pub wake: Vec<u64>,
+}
+
+impl Reduced {
+    fn new(new: Vec<u8>, ttl_ms: u64, outcome: Outcome) -> Self {
+        Self { new: ByteBuf::from(new), ttl_ms, outcome, wake: Vec::new() }
+    }
 }
 
 /// Applies an operation to what is stored.
 pub fn reduce(op: &Op, old: Option<&[u8]>, unix_ms: u64) -> Reduced {
-    match *op {
-        Op::TakeToken { capacity, per_minute } => bucket::take(capacity, per_minute, old, unix_ms),
-        Op::Probe => {
-            Reduced { new: ByteBuf::from(unix_ms.to_le_bytes()), ttl_ms: 60_000, outcome: Outcome::Written }
+    match op {
+        Op::Enter(enter) => caller::enter(enter, old, unix_ms),
+        Op::Strike(strike) => caller::strike(strike, old, unix_ms),
+        Op::Revoke { before_s, ttl_ms } => caller::revoke(*before_s, *ttl_ms, old, unix_ms),
+        Op::Admit(admit) => admission::admit(admit, old, unix_ms),
+        Op::Renew { ticket, lease_ms } => admission::renew(*ticket, *lease_ms, old, unix_ms),
+        Op::Release(release) => admission::release(release, old, unix_ms),
+        Op::Once { ttl_ms } => {
+            // The first mark keeps its time: trying again must not make it last.
+            let marked_until = old.and_then(|bytes| postcard::from_bytes::<u64>(bytes).ok());
+            let until = marked_until.filter(|until| *until > unix_ms);
+            let kept = until.unwrap_or(unix_ms.saturating_add(*ttl_ms));
+            let outcome = Outcome::Once { first: until.is_none() };
+            Reduced::new(encode(&kept), kept - unix_ms, outcome)
+        }
+        Op::Read => {
+            let value = old.and_then(|bytes| postcard::from_bytes::<Value>(bytes).ok());
+            let value = value.filter(|value| value.until_ms > unix_ms);
+            let left = value.as_ref().map_or(0, |value| value.until_ms - unix_ms);
+            let bytes = value.as_ref().map(encode).unwrap_or_default();
+            Reduced::new(bytes, left, Outcome::Value(value.map(|value| value.bytes)))
+        }
+        Op::Write { value, ttl_ms } => {
+            let value = Value { bytes: value.clone(), until_ms: unix_ms.saturating_add(*ttl_ms) };
+            Reduced::new(encode(&value), *ttl_ms, Outcome::Written)
+        }
+        Op::Probe => Reduced::new(unix_ms.to_le_bytes().to_vec(), 60_000, Outcome::Written),
+    }
+}
+
+/// What [`Op::Write`] stores. It carries its own end, so that no engine's timing matters.
+#[derive(Serialize, Deserialize)]
+struct Value {
+    bytes: ByteBuf,
+    until_ms: u64,
+}
+
+/// Encoding into memory does not fail for these types.
+fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_allocvec(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    fn apply(op: &Op, bytes: &mut Option<ByteBuf>, now: u64) -> Outcome {
+        let reduced = reduce(op, bytes.as_deref().map(Vec::as_slice), now);
+        *bytes = (!reduced.new.is_empty()).then_some(reduced.new);
+        reduced.outcome
+    }
+
+    #[test]
+    fn a_mark_is_first_once_and_trying_again_does_not_prolong_it() {
+        let (op, mut bytes) = (Op::Once { ttl_ms: 100 }, None);
+        assert_eq!(apply(&op, &mut bytes, 1_000), Outcome::Once { first: true });
+        assert_eq!(apply(&op, &mut bytes, 1_099), Outcome::Once { first: false });
+        assert_eq!(apply(&op, &mut bytes, 1_100), Outcome::Once { first: true });
+    }
+
+    #[test]
+    fn a_value_is_read_until_its_end() {
+        let mut bytes = None;
+        assert_eq!(apply(&Op::Read, &mut bytes, 1), Outcome::Value(None));
+        apply(&Op::Write { value: ByteBuf::from(*b"v"), ttl_ms: 10 }, &mut bytes, 1);
+        assert_eq!(apply(&Op::Read, &mut bytes, 10), Outcome::Value(Some(ByteBuf::from(*b"v"))));
+        assert_eq!(apply(&Op::Read, &mut bytes, 11), Outcome::Value(None));
+        assert_eq!(bytes, None, "an outlived value is forgotten");
+    }
+
+    #[test]
+    fn bytes_of_another_kind_count_as_absent() {
+        for op in [Op::Once { ttl_ms: 1 }, Op::Read, Op::Probe] {
+            let _ = reduce(&op, Some(&[0xff; 40]), 5);
+            let _ = reduce(&op, Some(&[]), 5);
         }
     }
 }

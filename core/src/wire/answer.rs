@@ -70,6 +70,8 @@ pub(crate) enum Warning {
     SystemMessageIgnored,
     /// A picture in an earlier message.
     EarlierMediaIgnored,
+    /// The caller's standing: the agent was told to explain and do nothing.
+    ExplainOnly,
 }
 
 impl Warning {
@@ -78,6 +80,7 @@ impl Warning {
         match self {
             Self::SystemMessageIgnored => "system_message_ignored",
             Self::EarlierMediaIgnored => "earlier_media_ignored",
+            Self::ExplainOnly => "explain_only",
         }
     }
 
@@ -89,6 +92,7 @@ impl Warning {
             Self::EarlierMediaIgnored => {
                 "only the newest message's pictures are seen; earlier ones were left out"
             }
+            Self::ExplainOnly => "too many unusual requests: for a while answers explain and nothing is done",
         }
     }
 }

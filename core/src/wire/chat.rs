@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     policy::{Limits, Memory, Policy},
-    seam::Rope,
+    seam::{Piece, Rope},
 };
 
 /// What the client asked for, checked, and the upstream request it becomes.
@@ -39,8 +39,22 @@ pub(crate) struct ChatRequest {
     pub api: Api,
     /// The body for it.
     pub body: Rope,
+    /// Where in the body's first literal another system message may be put.
+    pub system_at: usize,
     /// What was left out.
     pub warnings: Vec<Warning>,
+}
+
+/// Adds a system message of the server's after its usual one, at [`ChatRequest::system_at`].
+pub(crate) fn instruct(body: &mut Rope, api: Api, system_at: usize, text: &str) {
+    let kind = match api {
+        Api::Completions => "",
+        Api::Responses => "\"type\":\"message\",",
+    };
+    let message = format!("{{{kind}\"role\":\"system\",\"content\":{}}},", json::string(text));
+    if let Some(Piece::Literal(first)) = body.0.first_mut().filter(|_| system_at > 0) {
+        first.insert_str(system_at, &message);
+    }
 }
 
 /// OpenClaw's two APIs.
@@ -161,7 +175,9 @@ struct Media {
 }
 
 /// Parses and checks a body, and writes the upstream's.
-pub(crate) fn parse(policy: &Policy, body: &[u8]) -> Result<ChatRequest, Failure> {
+///
+/// `known` says that a token names the caller, whatever the body calls itself.
+pub(crate) fn parse(policy: &Policy, body: &[u8], known: bool) -> Result<ChatRequest, Failure> {
     let elided = Elided::new(body);
     let parsed: Body<'_> = serde_json::from_slice(elided.text()).map_err(|error| invalid_json(&error))?;
     let Some(upstream_model) = policy.upstream_model(parsed.model.as_deref()) else {
@@ -194,7 +210,7 @@ pub(crate) fn parse(policy: &Policy, body: &[u8]) -> Result<ChatRequest, Failure
     if newest.is_empty() && media.is_empty() {
         return Err(Failure::new(Code::MessageEmpty, "messages: the last one says nothing"));
     }
-    if uses_session(policy, parsed.user.as_deref()) {
+    if keeps_memory(policy) && (known || parsed.user.is_some()) {
         // The history is at OpenClaw already; sent again it would count twice.
         earlier.retain(|line| line.role == Role::System);
     }
@@ -209,6 +225,10 @@ pub(crate) fn parse(policy: &Policy, body: &[u8]) -> Result<ChatRequest, Failure
         newest: &newest,
         media: &media,
     };
+    let (body, system_at) = match api {
+        Api::Completions => upstream.completions(),
+        Api::Responses => upstream.responses(),
+    };
     Ok(ChatRequest {
         model: parsed.model.or_else(|| policy.chat.models.first().cloned()).unwrap_or_default(),
         stream,
@@ -216,17 +236,15 @@ pub(crate) fn parse(policy: &Policy, body: &[u8]) -> Result<ChatRequest, Failure
         user: parsed.user,
         attachments: media.len(),
         api,
-        body: match api {
-            Api::Completions => upstream.completions(),
-            Api::Responses => upstream.responses(),
-        },
+        body,
+        system_at,
         warnings,
     })
 }
 
-/// Whether OpenClaw keeps this conversation.
-pub(crate) fn uses_session(policy: &Policy, user: Option<&str>) -> bool {
-    policy.chat.memory == Memory::Gateway && user.is_some()
+/// Whether OpenClaw keeps the conversations of callers that have a name.
+pub(crate) fn keeps_memory(policy: &Policy) -> bool {
+    policy.chat.memory == Memory::Gateway
 }
 
 fn invalid_json(error: &serde_json::Error) -> Failure {
@@ -469,8 +487,8 @@ impl Upstream<'_> {
         rope
     }
 
-    /// Text goes to Chat Completions.
-    fn completions(&self) -> Rope {
+    /// Text goes to Chat Completions. Gives the place for another system message too.
+    fn completions(&self) -> (Rope, usize) {
         let chat = &self.policy.chat;
         let mut rope = self.begin();
         if self.stream {
@@ -483,6 +501,7 @@ impl Upstream<'_> {
         if let Some(prompt) = &chat.system_prompt {
             rope.push_str(&format!("{{\"role\":\"system\",\"content\":{}}},", json::string(prompt)));
         }
+        let system_at = rope.len();
         for line in self.earlier {
             rope.push_str(&format!("{{\"role\":\"{}\",\"content\":", line.role.name()));
             push_texts(&mut rope, line);
@@ -491,12 +510,12 @@ impl Upstream<'_> {
         rope.push_str("{\"role\":\"user\",\"content\":");
         push_texts(&mut rope, self.newest);
         rope.push_str("}]}");
-        rope
+        (rope, system_at as usize)
     }
 
     /// Pictures and files go to Responses, inside the newest message's `content`: at the
     /// top level of `input` the real server refuses them.
-    fn responses(&self) -> Rope {
+    fn responses(&self) -> (Rope, usize) {
         let chat = &self.policy.chat;
         let mut rope = self.begin();
         if let Some(tokens) = chat.max_tokens {
@@ -506,6 +525,7 @@ impl Upstream<'_> {
             rope.push_str(&format!(",\"instructions\":{}", json::string(prompt)));
         }
         rope.push_str(",\"input\":[");
+        let system_at = rope.len();
         for line in self.earlier {
             rope.push_str(&format!("{{\"type\":\"message\",\"role\":\"{}\",\"content\":", line.role.name()));
             push_texts(&mut rope, line);
@@ -538,7 +558,7 @@ impl Upstream<'_> {
             rope.push_str("\"}}");
         }
         rope.push_str("]}]}");
-        rope
+        (rope, system_at as usize)
     }
 }
 
@@ -579,13 +599,13 @@ mod tests {
 
     fn ok(policy: &Policy, body: &Value) -> (ChatRequest, Value) {
         let text = body.to_string();
-        let request = parse(policy, text.as_bytes()).expect("valid");
+        let request = parse(policy, text.as_bytes(), false).expect("valid");
         let value = sent(&text, &request);
         (request, value)
     }
 
     fn code(body: &str) -> Code {
-        parse(&Policy::default(), body.as_bytes()).expect_err("invalid").code
+        parse(&Policy::default(), body.as_bytes(), false).expect_err("invalid").code
     }
 
     #[test]
@@ -738,7 +758,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn never_panics(body in proptest::collection::vec(proptest::num::u8::ANY, 0..200)) {
-            let _ = parse(&Policy::default(), &body);
+            let _ = parse(&Policy::default(), &body, false);
         }
 
         /// Whatever the texts are, what OpenClaw parses is what the client wrote.

@@ -114,6 +114,32 @@ codes! {
     BodyTooLarge = "body_too_large", 413, Client, false;
     /// Not JSON by its label.
     UnsupportedMediaType = "unsupported_media_type", 415, Client, false;
+    /// A token that is not one of ours, or was revoked.
+    TokenInvalid = "token_invalid", 401, Client, false;
+    /// A token that has had its time.
+    TokenExpired = "token_expired", 401, Client, false;
+    /// Not a code of `wx.login`, or one of more than five minutes ago.
+    LoginCodeInvalid = "login_code_invalid", 401, Client, false;
+    /// A code of `wx.login` that was used before.
+    LoginCodeUsed = "login_code_used", 401, Client, false;
+    /// WeChat holds the account for risky.
+    LoginBlocked = "login_blocked", 403, Policy, false;
+    /// A login that this server does not offer.
+    LoginUnavailable = "login_unavailable", 501, Configuration, false;
+    /// The text or picture is not fit to be passed on.
+    ContentRefused = "content_refused", 400, Policy, false;
+    /// WeChat's servers failed, or are at a limit.
+    WechatUnavailable = "wechat_unavailable", 503, Upstream, true;
+    /// WeChat's servers refuse this gateway.
+    WechatMisconfigured = "wechat_misconfigured", 502, Configuration, false;
+    /// Blocked for a time.
+    Blocked = "blocked", 429, Policy, true;
+    /// No place in the queue, or a turn that would come too late.
+    QueueFull = "queue_full", 503, Policy, true;
+    /// In the queue until the deadline.
+    QueueTimeout = "queue_timeout", 503, Policy, true;
+    /// The breaker is open.
+    UpstreamUnavailable = "upstream_unavailable", 503, Upstream, true;
     /// Too often.
     RateLimited = "rate_limited", 429, Policy, true;
     /// OpenClaw or the model refused the content.
@@ -144,13 +170,25 @@ impl Code {
     /// The `type` of the error body.
     fn kind(self) -> &'static str {
         match (self, self.blame()) {
-            (Self::Unauthorized, _) => "authentication",
-            (Self::RateLimited, _) => "rate_limit",
+            (
+                Self::Unauthorized
+                | Self::TokenExpired
+                | Self::TokenInvalid
+                | Self::LoginCodeInvalid
+                | Self::LoginCodeUsed,
+                _,
+            ) => "authentication",
+            (Self::RateLimited | Self::Blocked, _) => "rate_limit",
             (_, Blame::Client) => "invalid_request",
             (_, Blame::Policy) => "policy",
             (_, Blame::Upstream | Blame::Configuration) => "upstream",
             (_, Blame::Bug) => "internal",
         }
+    }
+
+    /// Whether only a client that is broken or curious sends such a request.
+    pub(crate) fn is_clients_mistake(self) -> bool {
+        self.blame() == Blame::Client && !self.retryable()
     }
 
     /// How a request that ended so is logged.
@@ -165,8 +203,25 @@ impl Code {
     /// What a person may read, in Chinese and English.
     fn answer(self) -> (&'static str, &'static str) {
         match self {
-            Self::Unauthorized => {
+            Self::Unauthorized | Self::TokenInvalid | Self::TokenExpired => {
                 ("登录已失效，请重新打开小程序。", "Please reopen the app and sign in again.")
+            }
+            Self::LoginCodeInvalid | Self::LoginCodeUsed => {
+                ("登录已过期，请重试。", "The sign-in has expired. Please try again.")
+            }
+            Self::LoginBlocked => (
+                "微信认为此账号存在风险，暂时无法登录。",
+                "WeChat does not let this account sign in for now.",
+            ),
+            Self::ContentRefused => (
+                "内容可能不符合规范，请修改后再试。",
+                "The content may break the rules. Please change it and try again.",
+            ),
+            Self::WechatUnavailable => {
+                ("微信服务繁忙，请稍后再试。", "WeChat is busy. Please try again in a moment.")
+            }
+            Self::Blocked => {
+                ("操作异常，已暂时限制使用，请稍后再试。", "Unusual activity. Please try again later.")
             }
             Self::RateLimited => ("操作太频繁了，请稍后再试。", "Too many requests. Please wait a moment."),
             Self::AttachmentTooLarge | Self::BodyTooLarge => {
@@ -190,7 +245,7 @@ impl Code {
             Self::UpstreamTimeout | Self::BodyTimeout => {
                 ("响应超时了，请稍后再试。", "It took too long. Please try again later.")
             }
-            Self::UpstreamOverloaded => {
+            Self::UpstreamOverloaded | Self::QueueFull | Self::QueueTimeout => {
                 ("现在使用的人太多了，请稍后再试。", "The service is busy. Please try again later.")
             }
             _ => match self.blame() {
@@ -212,18 +267,27 @@ pub struct Failure {
     pub message: String,
     /// Seconds after which it may be tried again.
     pub retry_after_s: Option<u64>,
+    /// How many requests wait for the agent.
+    pub waiting: Option<u32>,
 }
 
 impl Failure {
     /// A failure with its details.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retry_after_s: None }
+        Self { code, message: message.into(), retry_after_s: None, waiting: None }
     }
 
     /// Adds the time to wait.
     #[must_use]
     pub fn after(mut self, seconds: u64) -> Self {
         self.retry_after_s = Some(seconds);
+        self
+    }
+
+    /// Adds the length of the queue.
+    #[must_use]
+    pub fn behind(mut self, waiting: u32) -> Self {
+        self.waiting = Some(waiting);
         self
     }
 
@@ -238,14 +302,17 @@ impl Failure {
         // Writing to a String cannot fail.
         let _ = write!(
             out,
-            r#"{{"error":{{"code":"{}","message":{},"type":"{}","retryable":{}}},"traceId":{},"answer":{}}}"#,
+            r#"{{"error":{{"code":"{}","message":{},"type":"{}","retryable":{}"#,
             self.code.name(),
             json::string(&self.message),
             self.code.kind(),
             self.code.retryable(),
-            json::string(trace_id),
-            json::string(answer),
         );
+        if let Some(waiting) = self.waiting {
+            let _ = write!(out, r#","queue":{{"waiting":{waiting}}}"#);
+        }
+        let _ =
+            write!(out, r#"}},"traceId":{},"answer":{}}}"#, json::string(trace_id), json::string(answer),);
         out
     }
 }
@@ -295,6 +362,15 @@ mod tests {
         names.dedup();
         assert_eq!(names.len(), Code::ALL.len());
         assert!(Code::ALL.iter().all(|code| (400..600).contains(&code.status())));
+    }
+
+    #[test]
+    fn what_a_new_login_cures_is_called_authentication() {
+        for code in Code::ALL.iter().filter(|code| code.status() == 401) {
+            assert_eq!(code.kind(), "authentication", "{code:?}");
+            let (zh, en) = code.answer();
+            assert!(zh.contains("登录") && en.contains("sign"), "{code:?}");
+        }
     }
 
     #[test]

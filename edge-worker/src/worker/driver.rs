@@ -22,24 +22,24 @@ use minigate_core::{
     seam::{
         BodyFailure, Delivery, Fetch, FetchFailure, Input, Level, Moment, Output, RequestHead, WholeLines,
     },
-    state::Outcome,
+    state::{Op, Outcome},
 };
 use wasm_bindgen::{JsCast as _, JsValue};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortSignal, Headers, ReadableStreamDefaultReader, Request, Response, ResponseInit};
-use worker::ObjectNamespace;
+use worker::{Context, ObjectNamespace};
 
 use super::{
     describe_js,
     guard::guarded,
     js, state_cell,
-    upstream::{self, Address, Answer, Body},
+    upstream::{self, Addresses, Answer, Body},
 };
 
 /// What an isolate's exchanges share.
 pub(super) struct Worker {
     pub(super) policy: Policy,
-    pub(super) address: Address,
+    pub(super) addresses: Addresses,
     pub(super) state: ObjectNamespace,
 }
 
@@ -53,7 +53,8 @@ enum Emission {
 /// Something that was waited for.
 enum Event {
     Body(Result<Uint8Array, BodyFailure>),
-    Stored(u32, Option<Outcome>),
+    Stored(u32, Option<Vec<Outcome>>),
+    Woken(u32),
     Whole { id: u32, status: u16, headers: Vec<(String, String)>, body: Vec<u8> },
     Head { id: u32, answer: Answer, limit: u64 },
     Lines { id: u32, lines: Vec<u8>, rest: Body, limit: u64 },
@@ -74,6 +75,9 @@ pub(super) struct Driver {
     request: Option<Request>,
     body: Option<Uint8Array>,
     waiting: Vec<(u32, LocalBoxFuture<'static, Event>)>,
+    /// The last operation that has a ticket, with its key, by its id.
+    ticketed: Option<(u32, String, Op)>,
+    context: Rc<Context>,
     deadline: Option<(u64, LocalBoxFuture<'static, Event>)>,
     emissions: VecDeque<Emission>,
     head_sent: bool,
@@ -91,7 +95,12 @@ fn moment() -> Moment {
 
 impl Driver {
     /// Begins an exchange with a request's head.
-    pub(super) fn begin(worker: Rc<Worker>, head: RequestHead, request: Request) -> Self {
+    pub(super) fn begin(
+        worker: Rc<Worker>,
+        head: RequestHead,
+        request: Request,
+        context: Rc<Context>,
+    ) -> Self {
         let begun = moment();
         let made = guarded(|| {
             let mut exchange = Exchange::new(&worker.policy, head.clone(), begun);
@@ -106,6 +115,8 @@ impl Driver {
             request: Some(request),
             body: None,
             waiting: Vec::new(),
+            ticketed: None,
+            context,
             deadline: None,
             emissions: VecDeque::new(),
             head_sent: false,
@@ -162,7 +173,8 @@ impl Driver {
                 self.step(Input::Body(&bytes));
             }
             Event::Body(Err(failure)) => self.step(Input::BodyFailed(failure)),
-            Event::Stored(id, Some(outcome)) => self.step(Input::Stored { id, outcome }),
+            Event::Stored(id, Some(outcomes)) => self.step(Input::Stored { id, outcomes }),
+            Event::Woken(id) => self.step(Input::Woken { id }),
             Event::Stored(id, None) => self.step(Input::StoreFailed { id }),
             Event::Whole { id, status, headers, body } => {
                 self.step(Input::FetchWhole { id, status, headers, body: &body });
@@ -221,10 +233,21 @@ impl Driver {
                     self.waiting.push((BODY, read_body(request, limit).boxed_local()));
                 }
             }
-            Output::Store { id, key, op } => {
+            Output::Store { id, ops } => {
                 let state = self.worker.state.clone();
-                let apply = async move { Event::Stored(id, state_cell::apply(state, key, op).await) };
+                if id == 0 {
+                    return self.context.wait_until(state_cell::apply(state, ops).map(drop));
+                }
+                let ticketed = ops.iter().find(|(_, op)| op.ticket().is_some());
+                self.ticketed = ticketed.map(|(key, op)| (id, key.clone(), op.clone()));
+                let apply = async move { Event::Stored(id, state_cell::apply(state, ops).await) };
                 self.waiting.push((id, apply.boxed_local()));
+            }
+            Output::Watch { id } => {
+                if let Some((_, key, op)) = self.ticketed.take().filter(|(of, ..)| *of == id) {
+                    let watch = state_cell::watch(self.worker.state.clone(), key, op);
+                    self.waiting.push((id, watch.map(move |()| Event::Woken(id)).boxed_local()));
+                }
             }
             Output::Fetch(fetch) => self.fetch(&fetch),
             Output::Cancel { id } => self.waiting.retain(|(waiting, _)| *waiting != id),
@@ -256,7 +279,7 @@ impl Driver {
         let body =
             (!fetch.body.is_empty()).then(|| js::resolve(&fetch.body, self.body.as_ref().unwrap_or(&empty)));
         self.body = None;
-        let sent = upstream::send(&self.worker.address, fetch, body);
+        let sent = upstream::send(&self.worker.addresses, fetch, body);
         let answer = async move {
             let Ok((promise, abort)) = sent else { return Event::Failed(id, FetchFailure::Connect) };
             let answer = match upstream::head(promise, abort).await {
@@ -372,10 +395,7 @@ async fn read_lines(id: u32, mut body: Body, limit: u64) -> Event {
 }
 
 /// Answers a request with what its driver emits.
-pub(super) async fn respond(
-    mut driver: Driver,
-    signal: &AbortSignal,
-) -> worker::Result<Response> {
+pub(super) async fn respond(mut driver: Driver, signal: &AbortSignal) -> worker::Result<Response> {
     let (mut head, mut body) = (None, Vec::new());
     let mut gone = client_gone(signal);
     loop {

@@ -1,12 +1,13 @@
 //! Small things of JavaScript that have no typed binding.
 
 use std::{
+    cell::RefCell,
     future::Future,
     pin::Pin,
     task::{Context, Poll},
 };
 
-use js_sys::{Promise, Reflect, Uint8Array};
+use js_sys::{Function, Promise, Reflect, Uint8Array};
 use minigate_core::seam::{Piece, Rope};
 use serde_json::json;
 use wasm_bindgen::{JsCast as _, JsValue};
@@ -51,6 +52,33 @@ impl Drop for Sleep {
     fn drop(&mut self) {
         let scope: WorkerGlobalScope = js_sys::global().unchecked_into();
         scope.clear_timeout_with_handle(self.timer);
+    }
+}
+
+/// Something that one task waits for and another one causes.
+pub(super) struct Signal {
+    fired: Promise,
+    fire: RefCell<Option<Function>>,
+}
+
+impl Signal {
+    pub(super) fn new() -> Self {
+        let mut fire = None;
+        let fired = Promise::new(&mut |resolve, _| fire = Some(resolve));
+        Self { fired, fire: RefCell::new(fire) }
+    }
+
+    /// Ends all waiting, now and later.
+    pub(super) fn fire(&self) {
+        if let Some(resolve) = self.fire.borrow_mut().take() {
+            // The platform's own function fails for no value.
+            let _ = resolve.call0(&JsValue::UNDEFINED);
+        }
+    }
+
+    /// Ends when it is fired.
+    pub(super) fn wait(&self) -> JsFuture {
+        self.fired.clone().into()
     }
 }
 

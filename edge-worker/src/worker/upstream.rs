@@ -1,7 +1,10 @@
-//! The way to OpenClaw: the platform's `fetch`, closed when it is dropped.
+//! The way to OpenClaw and to WeChat: the platform's `fetch`, closed when it is dropped.
 
 use js_sys::{Promise, Uint8Array};
-use minigate_core::seam::{Fetch, FetchFailure, Lines, OPENCLAW, UPSTREAM_HEADERS};
+use minigate_core::{
+    policy::{CREDENTIALS, Secrets, Settings, wechat_url},
+    seam::{Credential, Fetch, FetchFailure, Lines, OPENCLAW, UPSTREAM_HEADERS, WECHAT},
+};
 use wasm_bindgen::{JsCast as _, JsValue};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{
@@ -11,18 +14,36 @@ use web_sys::{
 
 use super::js;
 
-/// Where OpenClaw is and what proves who we are.
-pub(super) struct Address {
-    base: String,
-    bearer: Option<String>,
+/// Where the upstreams are and what proves who we are.
+pub(super) struct Addresses {
+    openclaw: String,
+    wechat: String,
+    /// By the name of the setting.
+    credentials: Vec<(&'static str, String)>,
 }
 
-impl Address {
-    pub(super) fn new(url: &str, token: Option<&str>) -> Self {
+impl Addresses {
+    pub(super) fn new(settings: &Settings, secrets: &Secrets) -> Self {
+        let openclaw = settings.get("OPENCLAW_GATEWAY_URL").map(String::as_str).unwrap_or_default();
+        let base = |url: &str| url.trim().trim_end_matches('/').to_owned();
+        let credential = |name: &&'static str| Some((*name, secrets.get(name)?.to_owned()));
         Self {
-            base: url.trim_end_matches('/').to_owned(),
-            bearer: token.map(|token| format!("Bearer {token}")),
+            openclaw: base(openclaw),
+            wechat: base(wechat_url(settings)),
+            credentials: CREDENTIALS.iter().filter_map(credential).collect(),
         }
+    }
+
+    fn base(&self, upstream: &str) -> Option<&str> {
+        match upstream {
+            OPENCLAW => Some(&self.openclaw),
+            WECHAT => Some(&self.wechat),
+            _ => None,
+        }
+    }
+
+    fn credential(&self, name: &str) -> Option<&str> {
+        self.credentials.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
     }
 }
 
@@ -52,19 +73,28 @@ pub(super) struct Body {
 
 /// Begins a fetch. The promise is made at once, so that nothing of the address is borrowed.
 pub(super) fn send(
-    address: &Address,
+    addresses: &Addresses,
     fetch: &Fetch,
     body: Option<Uint8Array>,
 ) -> Result<(Promise, Abort), JsValue> {
-    if fetch.upstream != OPENCLAW {
-        return Err(JsValue::from_str("an upstream that is not known"));
-    }
+    let base = addresses.base(&fetch.upstream).ok_or("an upstream that is not known")?;
+    let mut url = format!("{base}{}", fetch.path);
     let headers = Headers::new()?;
     for (name, value) in &fetch.headers {
         headers.set(name, value)?;
     }
-    if let (Some(OPENCLAW), Some(bearer)) = (fetch.credential.as_deref(), &address.bearer) {
-        headers.set("authorization", bearer)?;
+    match &fetch.credential {
+        Some(Credential::Bearer(name)) => {
+            if let Some(secret) = addresses.credential(name) {
+                headers.set("authorization", &format!("Bearer {secret}"))?;
+            }
+        }
+        Some(Credential::Query { parameter, name }) => {
+            let secret = addresses.credential(name).ok_or("a credential that is not known")?;
+            let separator = if url.contains('?') { '&' } else { '?' };
+            url = format!("{url}{separator}{parameter}={secret}");
+        }
+        None => {}
     }
     let controller = AbortController::new()?;
     let init = RequestInit::new();
@@ -76,7 +106,7 @@ pub(super) fn send(
         init.set_body(&body);
     }
     let scope: WorkerGlobalScope = js_sys::global().unchecked_into();
-    Ok((scope.fetch_with_str_and_init(&format!("{}{}", address.base, fetch.path), &init), Abort(controller)))
+    Ok((scope.fetch_with_str_and_init(&url, &init), Abort(controller)))
 }
 
 /// Waits for the head of an answer.

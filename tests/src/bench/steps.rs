@@ -13,7 +13,7 @@ use minigate_core::{
     seam::{
         ABI_VERSION, Delivery, Fetch, Input, Moment, Output, Reply, RequestHead, Step, StepFrame, step_frame,
     },
-    state,
+    state::{self, Op},
 };
 use minigate_tests::required;
 use wasmtime::{Config, Engine, Linker, Memory, Module, Store, StoreLimits, StoreLimitsBuilder, TypedFunc};
@@ -147,17 +147,21 @@ fn script(policy: &Policy, case: &Case) -> Result<Vec<Call>> {
             ("authorization".into(), format!("Bearer {KEY}")),
             ("content-type".into(), "application/json".into()),
         ],
+        query: String::new(),
         peer: "127.0.0.1".into(),
         content_length: Some(body.len() as u64),
     };
     let mut reply = take(Step::Begin(head), &[])?;
     reply = take(Step::Continue { state: &reply.state, input: Input::Body(&[]) }, &body)?;
     let stored = reply.outputs.iter().find_map(|output| match output {
-        Output::Store { id, op, .. } => Some((*id, state::reduce(op, None, 1_795_232_797_000).outcome)),
+        Output::Store { id, ops } => {
+            let reduce = |(_, op): &(String, Op)| state::reduce(op, None, 1_795_232_797_000).outcome;
+            Some((*id, ops.iter().map(reduce).collect()))
+        }
         _ => None,
     });
-    let (id, outcome) = stored.ok_or("the body was refused")?;
-    reply = take(Step::Continue { state: &reply.state, input: Input::Stored { id, outcome } }, &[])?;
+    let (id, outcomes) = stored.ok_or("the body was refused")?;
+    reply = take(Step::Continue { state: &reply.state, input: Input::Stored { id, outcomes } }, &[])?;
     let fetch = reply.outputs.iter().find_map(|output| match output {
         Output::Fetch(fetch) => Some(fetch.clone()),
         _ => None,

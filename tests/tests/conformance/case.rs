@@ -26,6 +26,9 @@ pub(crate) struct Case {
     /// Settings that are not the defaults.
     #[serde(default)]
     settings: Settings,
+    /// Secrets beside the key and the Gateway's token.
+    #[serde(default)]
+    secrets: Settings,
     /// The request.
     request: Request,
     /// What happens, in order.
@@ -76,6 +79,8 @@ pub(crate) enum Happens {
     },
     /// The store fails.
     StoreFails,
+    /// The ticket that is waited for is woken.
+    Woken,
     /// OpenClaw answers at once.
     Whole(Answer),
     /// OpenClaw begins to stream.
@@ -154,9 +159,17 @@ impl Case {
         let own = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
             pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
         };
-        let mut settings = own(&[("OPENCLAW_GATEWAY_URL", "http://127.0.0.1:18789"), ("LOG_LEVEL", "debug")]);
+        // The gates beside the caller's rate are for the cases that are about them.
+        let mut settings = own(&[
+            ("ABUSE_PROTECTION", "off"),
+            ("LOG_LEVEL", "debug"),
+            ("MAX_CONCURRENCY", "0"),
+            ("OPENCLAW_GATEWAY_URL", "http://127.0.0.1:18789"),
+            ("RATE_LIMIT_PER_ADDRESS", "0"),
+        ]);
         settings.extend(self.settings.clone());
-        let secrets = own(&[("API_KEY", KEY), ("OPENCLAW_GATEWAY_TOKEN", "conformance-token")]);
+        let mut secrets = own(&[("API_KEY", KEY), ("OPENCLAW_GATEWAY_TOKEN", "conformance-token")]);
+        secrets.extend(self.secrets.clone());
         let facts = HostFacts { name: "conformance".into(), ..HostFacts::default() };
         Policy::from_settings(&settings, &Secrets(secrets), facts, false)
             .unwrap_or_else(|errors| panic!("{}: {errors:?}", self.name))
@@ -175,6 +188,7 @@ impl Case {
         RequestHead {
             method: method.clone(),
             path: path.clone(),
+            query: String::new(),
             headers: all.into_iter().collect(),
             peer: "203.0.113.9".into(),
             content_length: *content_length,

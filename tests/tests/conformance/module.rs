@@ -4,7 +4,11 @@ use std::{borrow::Borrow as _, fs, process::Command};
 
 use minigate_core::{
     seam::{ABI_VERSION, ReduceFrame, ReduceReply},
-    state::Op,
+    state::{
+        Op,
+        admission::{Admit, Release, Verdict},
+        caller::{Enter, Rate, Strike, Thresholds},
+    },
 };
 use minigate_tests::required;
 use serde_json::Value;
@@ -50,7 +54,7 @@ fn both_builds_export_the_abi(world: &World) {
     }
 }
 
-/// The smallest module that has a memory and says `mg_abi_version() = 2`.
+/// The smallest module that has a memory and says `mg_abi_version() = 1`.
 const OTHER_ABI: &[u8] = &[
     0x00, b'a', b's', b'm', 1, 0, 0, 0, // the header
     1, 5, 1, 0x60, 0, 1, 0x7f, // a type: nothing to i32
@@ -59,11 +63,11 @@ const OTHER_ABI: &[u8] = &[
     7, 27, 2, 6, b'm', b'e', b'm', b'o', b'r', b'y', 2, 0, // two exports: the memory,
     14, b'm', b'g', b'_', b'a', b'b', b'i', b'_', b'v', b'e', b'r', b's', b'i', b'o', b'n', 0,
     0, // the function
-    10, 6, 1, 4, 0, 0x41, 2, 0x0b, // its code: 2
+    10, 6, 1, 4, 0, 0x41, 1, 0x0b, // its code: 1
 ];
 
 fn another_abi_is_refused_by_the_native_host(_: &World) {
-    assert_ne!(ABI_VERSION, 2, "this module is no longer another one");
+    assert_ne!(ABI_VERSION, 1, "this module is no longer another one");
     let directory = std::env::temp_dir().join(format!("minigate-abi-{}", std::process::id()));
     fs::create_dir_all(&directory).expect("a temporary directory");
     let module = directory.join("other.wasm");
@@ -82,7 +86,7 @@ fn another_abi_is_refused_by_the_native_host(_: &World) {
     let _ = fs::remove_dir_all(directory);
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(!output.status.success(), "{said}");
-    assert!(said.contains(&format!("ABI 2, this host ABI {ABI_VERSION}")), "{said}");
+    assert!(said.contains(&format!("ABI 1, this host ABI {ABI_VERSION}")), "{said}");
 }
 
 /// Numbers that look random and are always the same.
@@ -114,11 +118,25 @@ fn reducers_agree_on_any_history(world: &World) {
             1 => u64::MAX - numbers.below(10),
             _ => now.saturating_add(numbers.below(30_000)),
         };
-        let op = match numbers.below(8) {
+        let op = match numbers.below(14) {
             0 => Op::Probe,
-            1 => Op::TakeToken { capacity: u32::MAX, per_minute: u32::MAX },
-            2 => Op::TakeToken { capacity: 0, per_minute: 0 },
-            _ => Op::TakeToken { capacity: 3, per_minute: 12 },
+            1 => enter(u32::MAX, u32::MAX, &mut numbers),
+            2 => enter(0, 0, &mut numbers),
+            3 => Op::Admit(admit(&mut numbers)),
+            4 => Op::Release(Release {
+                ticket: numbers.below(6),
+                model: 1,
+                verdict: [Verdict::Well, Verdict::Failed, Verdict::Unknown, Verdict::FailedFor { ms: 900 }]
+                    [numbers.below(4) as usize],
+                slots: 2,
+            }),
+            5 => Op::Renew { ticket: numbers.below(6), lease_ms: 15_000 },
+            6 => Op::Strike(Strike { points: 30, thresholds: THRESHOLDS }),
+            7 => Op::Revoke { before_s: now / 1000, ttl_ms: numbers.below(9_000_000) },
+            8 => Op::Once { ttl_ms: 9_000 },
+            9 => Op::Write { value: vec![7; numbers.below(40) as usize].into(), ttl_ms: 50_000 },
+            10 => Op::Read,
+            _ => enter(12, 3, &mut numbers),
         };
         if let (Some(old), 0) = (&mut old, numbers.below(9)) {
             old.new.truncate(2);
@@ -131,6 +149,33 @@ fn reducers_agree_on_any_history(world: &World) {
         if now > u64::MAX / 2 {
             (now, old) = (1_795_232_797_000, None);
         }
+    }
+}
+
+const THRESHOLDS: Thresholds = Thresholds { slow: 10, restrict: 20, block: 40, block_ms: 60_000 };
+
+fn enter(per_minute: u32, burst: u32, numbers: &mut Numbers) -> Op {
+    Op::Enter(Enter {
+        rate: Some(Rate { per_minute, burst }),
+        cost: numbers.below(3) as u32,
+        thresholds: THRESHOLDS,
+        fingerprint: numbers.below(3) as u32,
+        bytes: numbers.below(1_000_000) as u32,
+    })
+}
+
+fn admit(numbers: &mut Numbers) -> Admit {
+    Admit {
+        ticket: numbers.below(6),
+        flow: numbers.below(3),
+        weight: numbers.below(3) as u32,
+        session: (numbers.below(2) == 0).then(|| numbers.below(2)),
+        model: 1,
+        give_up_ms: u64::MAX - numbers.below(2) * (u64::MAX / 2),
+        lease_ms: 15_000,
+        slots: 2,
+        model_slots: 2,
+        places: 3,
     }
 }
 

@@ -4,7 +4,7 @@ use std::{borrow::Borrow as _, collections::BTreeMap, fmt::Write as _};
 
 use minigate_core::{
     seam::{Fetch, Input, Moment, Output, Piece, ReduceFrame, ReduceReply, Reply, Step, StepFrame},
-    state::Op,
+    state::{Op, admission::Admit},
 };
 
 use crate::{
@@ -62,7 +62,11 @@ pub(crate) struct Run<'c, 'e> {
     steps: u8,
     state: Vec<u8>,
     stored: BTreeMap<String, ReduceReply>,
-    asked: Option<(u32, String, Op)>,
+    asked: Option<(u32, Vec<(String, Op)>)>,
+    /// The last operations that were applied.
+    store: u32,
+    /// Operations that nobody waits for.
+    told: String,
     fetches: Vec<Fetch>,
     deadline: Option<u64>,
     client: String,
@@ -85,6 +89,8 @@ impl<'c, 'e> Run<'c, 'e> {
             state: Vec::new(),
             stored: BTreeMap::new(),
             asked: None,
+            store: 0,
+            told: String::new(),
             fetches: Vec::new(),
             deadline: None,
             client: String::new(),
@@ -110,14 +116,24 @@ impl<'c, 'e> Run<'c, 'e> {
             Happens::Body => (Input::Body(&[]), std::mem::take(&mut self.body)),
             Happens::BodyFails(failure) => (Input::BodyFailed(*failure), Vec::new()),
             Happens::Store { earlier } => {
-                let (id, key, op) = self.asked.take().expect("the store is asked");
-                let mut reduced = None;
-                for _ in 0..=*earlier {
-                    reduced = Some(self.reduce(&key, &op));
+                let (id, ops) = self.asked.take().expect("the store is asked");
+                let mut outcomes = Vec::new();
+                for round in 0..=*earlier {
+                    outcomes.clear();
+                    for (key, op) in &ops {
+                        let op = if round < *earlier { of_another(op, round) } else { op.clone() };
+                        let outcome = self.reduce(key, &op).outcome;
+                        let stops = outcome.stops();
+                        outcomes.push(outcome);
+                        if stops {
+                            break;
+                        }
+                    }
                 }
-                let outcome = reduced.expect("at least one").outcome;
-                (Input::Stored { id: event.id.unwrap_or(id), outcome }, Vec::new())
+                self.store = id;
+                (Input::Stored { id: event.id.unwrap_or(id), outcomes }, Vec::new())
             }
+            Happens::Woken => (Input::Woken { id: event.id.unwrap_or(self.store) }, Vec::new()),
             Happens::StoreFails => (Input::StoreFailed { id: store }, Vec::new()),
             Happens::Whole(answer) => {
                 let headers = answer.headers();
@@ -183,7 +199,14 @@ impl<'c, 'e> Run<'c, 'e> {
     fn see(&mut self, output: Output) {
         match output {
             Output::ReadBody { .. } => {}
-            Output::Store { id, key, op } => self.asked = Some((id, key, op)),
+            Output::Store { id: 0, ops } => {
+                for (key, op) in ops {
+                    let _ = writeln!(self.told, "{key} {op:?}");
+                    self.reduce(&key, &op);
+                }
+            }
+            Output::Store { id, ops } => self.asked = Some((id, ops)),
+            Output::Watch { .. } => {}
             Output::Fetch(fetch) => self.fetches.push(fetch),
             Output::Cancel { id } => self.cancelled.push(id),
             Output::Head { status, headers } => {
@@ -218,6 +241,9 @@ impl<'c, 'e> Run<'c, 'e> {
                 out.push_str("=== given up\n");
             }
         }
+        if !self.told.is_empty() {
+            let _ = write!(out, "=== store\n{}", self.told);
+        }
         let _ = writeln!(out, "=== log\n{}", self.log);
         out
     }
@@ -239,5 +265,15 @@ impl<'c, 'e> Run<'c, 'e> {
             }
         }
         out
+    }
+}
+
+/// The same operation of an earlier request: a ticket belongs to one.
+fn of_another(op: &Op, round: u32) -> Op {
+    match op {
+        Op::Admit(admit) => {
+            Op::Admit(Admit { ticket: u64::from(round) + 1, flow: u64::from(round), ..*admit })
+        }
+        op => op.clone(),
     }
 }

@@ -75,12 +75,19 @@ async fn it_refuses_to_start_unsafe_or_wrong(_: Scene) {
         (with(&[("BIND_ADDRESS", "localhost")]), &[], &["BIND_ADDRESS"]),
         (
             vec![
-                ("OPENCLAW_GATEWAY_URL", "https://gw.example"),
+                ("OPENCLAW_GATEWAY_URL", "ftp://gw.example"),
                 ("OPENCLAW_GATEWAY_TOKEN", "t"),
                 ("API_KEY", "k"),
             ],
             &[],
             &["OPENCLAW_GATEWAY_URL"],
+        ),
+        (with(&[("STORE_URL", "not a url"), ("MAX_CONCURRENCY", "1")]), &[], &["STORE_URL", "redis://"]),
+        (with(&[("WECHAT_APPID", "wx1"), ("SERVER_KEY", "short")]), &[], &["WECHAT_SECRET", "SERVER_KEY"]),
+        (
+            with(&[("ROLE_LIMITS", "vip"), ("MODEL_COSTS", "m=0"), ("RATE_LIMIT_PER_KEY", "many")]),
+            &[],
+            &["ROLE_LIMITS", "MODEL_COSTS", "RATE_LIMIT_PER_KEY"],
         ),
         (vec![("API_KEY_FILE", "/nonexistent/key")], &[], &["API_KEY_FILE"]),
     ];

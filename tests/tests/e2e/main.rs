@@ -75,7 +75,12 @@ impl Setup {
                 ("SYSTEM_PROMPT", "Be \"brief\".\n请简短。"),
                 ("MAX_TOKENS", "321"),
             ],
-            Self::Limited => vec![("RATE_LIMIT_PER_MINUTE", "12"), ("RATE_LIMIT_BURST", "3")],
+            Self::Limited => vec![
+                ("RATE_LIMIT_PER_MINUTE", "12"),
+                ("RATE_LIMIT_BURST", "3"),
+                // Asking again and again until a token is back is what abuse looks like.
+                ("ABUSE_PROTECTION", "off"),
+            ],
             Self::Alone => vec![("RATE_LIMIT_PER_MINUTE", "0"), ("CONNECT_TIMEOUT_MS", "1000")],
         }
     }
@@ -99,6 +104,14 @@ impl World {
             for kind in Kind::ALL {
                 let url = if setup == Setup::Alone { &nobody } else { &upstream.url };
                 let mut settings = setup.settings();
+                if setup != Setup::Limited {
+                    // What one scenario does must not count against the next.
+                    settings.extend([
+                        ("ABUSE_PROTECTION", "off"),
+                        ("MAX_CONCURRENCY", "0"),
+                        ("RATE_LIMIT_PER_ADDRESS", "0"),
+                    ]);
+                }
                 settings.extend([
                     ("OPENCLAW_GATEWAY_URL", url.as_str()),
                     ("OPENCLAW_GATEWAY_TOKEN", TOKEN),

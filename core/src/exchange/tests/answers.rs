@@ -9,9 +9,9 @@ use super::{
     world::{World, chat_head, policy},
 };
 use crate::{
-    policy::{Memory, RateLimit, StoreFailure},
-    seam::{BodyFailure, FetchFailure, Input, Level},
-    state::Outcome,
+    policy::{Memory, StoreFailure},
+    seam::{BodyFailure, Credential, FetchFailure, Input, Level},
+    state::{Outcome, caller::Rate},
 };
 
 #[test]
@@ -26,7 +26,7 @@ fn a_plain_answer() {
         (world.fetch().method.as_str(), world.fetch().path.as_str()),
         ("POST", "/v1/chat/completions")
     );
-    assert_eq!(world.fetch().credential.as_deref(), Some("openclaw"));
+    assert_eq!(world.fetch().credential, Some(Credential::Bearer("OPENCLAW_GATEWAY_TOKEN".into())));
     assert_eq!(
         world.sent_upstream(),
         json!({"model": "openclaw", "stream": false, "messages": [{"role": "user", "content": "hello there"}]})
@@ -183,7 +183,7 @@ fn a_bad_body_asks_neither_the_store_nor_openclaw() {
 #[test]
 fn a_rate_limit() {
     let mut policy = policy();
-    policy.rate = Some(RateLimit { per_minute: 12, burst: 3 });
+    policy.roles[0].rate = Some(Rate { per_minute: 12, burst: 3 });
     let mut now = super::world::BEGIN;
     let mut store = std::collections::BTreeMap::new();
     let mut ask = |user: &str, now: u64| {
@@ -214,7 +214,7 @@ fn a_rate_limit() {
 #[test]
 fn without_a_limit_the_store_is_not_asked() {
     let mut policy = policy();
-    policy.rate = None;
+    policy.roles[0].rate = None;
     let mut world = World::begin(policy, chat_head());
     world.send_body(&question(false));
     assert!(world.asked.is_empty() && world.fetches.len() == 1);
@@ -243,6 +243,6 @@ fn a_store_that_fails() {
     let mut strange = World::begin(closing, chat_head());
     strange.send_body(&question(false));
     let id = strange.asked[0].0;
-    strange.give(Input::Stored { id, outcome: Outcome::Written });
+    strange.give(Input::Stored { id, outcomes: vec![Outcome::Written] });
     assert_eq!(strange.failure(), (503, "store_unavailable".into()), "an answer to another question");
 }

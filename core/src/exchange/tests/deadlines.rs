@@ -10,7 +10,10 @@ use super::{
     },
     world::{BEGIN, World, chat_head, policy},
 };
-use crate::seam::{DeadlineReason, Input};
+use crate::{
+    policy::StoreFailure,
+    seam::{DeadlineReason, Input},
+};
 
 #[test]
 fn the_body() {
@@ -25,22 +28,26 @@ fn the_turn_counts_from_the_head() {
     let mut world = World::begin(policy(), chat_head());
     world.now += 29_999;
     world.send_body(&question(false));
-    assert_eq!(world.deadline, Some((BEGIN + 55_000, DeadlineReason::Turn)));
     world.answer_store();
+    assert_eq!(world.deadline, Some((BEGIN + 55_000, DeadlineReason::Turn)));
     assert_eq!(world.wait(), DeadlineReason::Turn);
     assert_eq!(world.failure(), (504, "upstream_timeout".into()));
     assert_eq!(world.cancelled, [world.fetch().id]);
 }
 
 #[test]
-fn a_store_that_hangs_ends_with_the_turn() {
+fn a_store_that_hangs_counts_as_one_that_failed() {
     let mut world = World::begin(policy(), chat_head());
     world.send_body(&question(false));
-    assert_eq!(world.wait(), DeadlineReason::Turn);
-    assert_eq!(world.status(), 504);
-    assert!(world.fetches.is_empty() && world.cancelled.is_empty());
-    world.answer_store();
-    assert!(world.fetches.is_empty(), "too late");
+    assert_eq!(world.wait(), DeadlineReason::Store);
+    assert_eq!((world.now, world.fetches.len()), (BEGIN + 2_000, 1), "the settings let it through");
+    assert!(world.asked.is_empty(), "nobody waits for it any more");
+    let mut closed = policy();
+    closed.store_failure = StoreFailure::Closed;
+    let mut world = World::begin(closed, chat_head());
+    world.send_body(&question(false));
+    world.wait();
+    assert_eq!(world.failure(), (503, "store_unavailable".into()));
 }
 
 #[test]

@@ -32,7 +32,7 @@ impl Check {
 
 fn readyz(openclaw: Check, store: Check, store_first: bool) -> World {
     let mut world = World::begin(policy(), get("/readyz"));
-    assert_eq!((world.fetch().path.as_str(), world.fetch().credential.as_deref()), ("/readyz", None));
+    assert_eq!((world.fetch().path.as_str(), world.fetch().credential.as_ref()), ("/readyz", None));
     let answer_store = |world: &mut World| match store {
         Check::Passes => world.answer_store(),
         Check::Fails => world.break_store(),
@@ -90,7 +90,7 @@ fn live_and_version() {
     assert_eq!((world.status(), world.text().as_str()), (200, ""));
     assert_eq!(world.header("content-length"), Some("17"));
     let world = World::begin(policy(), get("/version"));
-    assert_eq!((world.json()["abi"].clone(), world.json()["environment"].clone()), (json!(1), json!("prod")));
+    assert_eq!((world.json()["abi"].clone(), world.json()["environment"].clone()), (json!(2), json!("prod")));
     let mut quiet = policy();
     quiet.log_level = Level::Info;
     assert!(World::begin(quiet, get("/healthz")).records.is_empty());

@@ -9,16 +9,16 @@ use super::{
         DONE, chunk_finish, chunk_text, completion, completion_stream, error, picture, question,
         response_failed, response_stream, response_text,
     },
-    world::{World, chat_head, get, policy},
+    world::{World, chat_head, get, guarded, policy},
 };
 use crate::{
     policy::{Policy, StoreFailure},
     seam::{BodyFailure, FetchFailure, Input, RequestHead},
-    state::Outcome,
+    state::{Outcome, admission::Refusal, caller::Standing},
 };
 
-/// More deadlines than any turn has: one heartbeat each 10 s of 55, and one that ends it.
-const MOST_DEADLINES: usize = 8;
+/// More deadlines than any turn has: one each 2 s of 55 while it waits for a slot.
+const MOST_DEADLINES: usize = 60;
 
 /// One input: which, which kind of it, whose id, and after how long.
 type Act = (u8, u8, u8, u16);
@@ -62,7 +62,7 @@ fn act(world: &mut World, (which, kind, whose, gap): Act) {
     };
     let failures =
         [FetchFailure::Connect, FetchFailure::ConnectTimeout, FetchFailure::Reset, FetchFailure::TooLarge];
-    match which % 14 {
+    match which % 16 {
         0 | 1 => {
             let body = bodies()[pick(7)].to_string();
             world.give(Input::Body(body.as_bytes()));
@@ -70,9 +70,35 @@ fn act(world: &mut World, (which, kind, whose, gap): Act) {
         2 => world.give(Input::BodyFailed([BodyFailure::TooLarge, BodyFailure::Incomplete][pick(2)])),
         3 | 4 => {
             let granted = kind % 4 != 0;
-            let token = Outcome::Token { granted, remaining: 3, retry_after_ms: 9_001, full_after_ms: 1 };
-            let outcome = if kind % 9 == 8 { Outcome::Written } else { token };
-            world.give(Input::Stored { id: store, outcome });
+            let standings =
+                [Standing::Good, Standing::Slowed, Standing::Restricted, Standing::Blocked { for_ms: 9_001 }];
+            let entered = Outcome::Entered {
+                granted,
+                remaining: 3,
+                retry_after_ms: 9_001,
+                full_after_ms: 1,
+                standing: standings[if kind % 5 == 0 { pick(4) } else { 0 }],
+                revoked_before_s: 0,
+            };
+            let last = [
+                Outcome::Admitted,
+                Outcome::Queued { ahead: 1 },
+                Outcome::Refused { reason: Refusal::Full, retry_after_ms: 1, waiting: 1 },
+                Outcome::Written,
+            ][pick(4)]
+            .clone();
+            let outcomes = match kind % 6 {
+                0 => vec![last],
+                1 => vec![entered],
+                2 => Vec::new(),
+                3 => vec![Outcome::Struck(standings[pick(4)])],
+                _ => vec![entered.clone(), entered, last],
+            };
+            world.give(Input::Stored { id: store, outcomes });
+        }
+        13 => {
+            let id = world.watched.unwrap_or(store);
+            world.give(Input::Woken { id });
         }
         5 => world.give(Input::StoreFailed { id: store }),
         6 => {
@@ -97,12 +123,14 @@ fn heads() -> [RequestHead; 4] {
     [chat_head(), chat_head(), get("/readyz"), refused]
 }
 
-fn policies() -> [Policy; 3] {
+fn policies() -> [Policy; 5] {
     let mut closed = policy();
     closed.store_failure = StoreFailure::Closed;
     let mut free = policy();
-    free.rate = None;
-    [policy(), closed, free]
+    free.roles[0].rate = None;
+    let mut full = guarded();
+    full.admission.places = 1;
+    [policy(), closed, free, guarded(), full]
 }
 
 proptest! {
@@ -111,7 +139,7 @@ proptest! {
     #[test]
     fn every_exchange_keeps_the_rules_and_ends(
         head in 0_usize..4,
-        rules in 0_usize..3,
+        rules in 0_usize..5,
         acts in proptest::collection::vec(any::<Act>(), 0..24),
     ) {
         let mut world = World::begin(policies()[rules].clone(), heads()[head].clone());

@@ -11,7 +11,7 @@ use crate::{
         BodyFailure, DeadlineReason, Delivery, Fetch, FetchFailure, Input, Level, Moment, Output, Piece,
         RequestHead, Rope,
     },
-    state::{self, Op},
+    state::{self, Op, Outcome, caller::Thresholds},
 };
 
 /// The client's key.
@@ -22,6 +22,7 @@ pub(super) const BEGIN: u64 = 1_795_232_797_000;
 /// Everything around one exchange, and everything that it did.
 pub(super) struct World {
     pub(super) policy: Policy,
+    entropy: u8,
     pub(super) now: u64,
     /// What other exchanges left behind.
     pub(super) store: BTreeMap<String, Vec<u8>>,
@@ -30,7 +31,11 @@ pub(super) struct World {
     /// The limit of the body that is asked for.
     pub(super) wants_body: Option<u64>,
     /// Operations that were not answered yet.
-    pub(super) asked: Vec<(u32, String, Op)>,
+    pub(super) asked: Vec<(u32, Vec<(String, Op)>)>,
+    /// Operations that nobody waits for.
+    pub(super) told: Vec<(String, Op)>,
+    /// The operation whose ticket is waited for.
+    pub(super) watched: Option<u32>,
     /// All fetches.
     pub(super) fetches: Vec<Fetch>,
     /// All fetches that were given up.
@@ -44,8 +49,18 @@ pub(super) struct World {
     pub(super) deadline: Option<(u64, DeadlineReason)>,
 }
 
-/// The default settings with one key, and every line logged.
+/// The default settings with one key, every line logged, and the caller's rate as the only
+/// gate.
 pub(super) fn policy() -> Policy {
+    let mut policy = guarded();
+    policy.abuse = Thresholds::default();
+    policy.rates.address = None;
+    policy.admission.slots = 0;
+    policy
+}
+
+/// The same with all gates.
+pub(super) fn guarded() -> Policy {
     Policy {
         api_keys: vec![KeyDigest::of(KEY.as_bytes())],
         session_secret: KeyDigest::of(b"session"),
@@ -65,6 +80,7 @@ pub(super) fn chat_head() -> RequestHead {
             ("x-trace-id".into(), "1710000123456".into()),
         ],
         peer: "203.0.113.9".into(),
+        query: String::new(),
         content_length: None,
     }
 }
@@ -87,14 +103,27 @@ impl World {
         now: u64,
         store: BTreeMap<String, Vec<u8>>,
     ) -> Self {
+        Self::begin_with(policy, head, now, store, 0x5c)
+    }
+
+    fn begin_with(
+        policy: Policy,
+        head: RequestHead,
+        now: u64,
+        store: BTreeMap<String, Vec<u8>>,
+        entropy: u8,
+    ) -> Self {
         let mut world = Self {
             policy,
+            entropy,
             now,
             store,
             state: Vec::new(),
             body: Vec::new(),
             wants_body: None,
             asked: Vec::new(),
+            told: Vec::new(),
+            watched: None,
             fetches: Vec::new(),
             cancelled: Vec::new(),
             head: None,
@@ -119,7 +148,25 @@ impl World {
     }
 
     fn moment(&self) -> Moment {
-        Moment { unix_ms: self.now, entropy: [0x5c; 16] }
+        Moment { unix_ms: self.now, entropy: [self.entropy; 16] }
+    }
+
+    /// Begins again with other randomness, as another request has it.
+    pub(super) fn ticket_of_its_own(&mut self) {
+        let (head, now, store) = (chat_head(), self.now, std::mem::take(&mut self.store));
+        *self = Self::begin_with(self.policy.clone(), head, now, store, 0x77);
+    }
+
+    /// What another exchange does to the store; gives how many it wakes.
+    pub(super) fn apply(&mut self, key: &str, op: &Op) -> usize {
+        let reduced = state::reduce(op, self.store.get(key).map(Vec::as_slice), self.now);
+        self.store.insert(key.to_owned(), reduced.new.into_vec());
+        reduced.wake.len()
+    }
+
+    /// The status of an answer that has begun.
+    pub(super) fn status_so_far(&self) -> Option<u16> {
+        self.head.as_ref().map(|(status, _)| *status)
     }
 
     /// One input, into an exchange that comes out of storage and goes back there.
@@ -146,13 +193,25 @@ impl World {
 
     fn see(&mut self, output: Output) {
         let over = self.ended || self.done;
-        assert!(!over || matches!(output, Output::Record { .. } | Output::Done), "after the end: {output:?}");
+        let may_follow = matches!(output, Output::Record { .. } | Output::Store { id: 0, .. } | Output::Done);
+        assert!(!over || may_follow, "after the end: {output:?}");
         match output {
             Output::ReadBody { limit } => self.wants_body = Some(limit),
-            Output::Store { id, key, op } => self.asked.push((id, key, op)),
+            Output::Store { id: 0, ops } => {
+                for (key, op) in ops {
+                    self.reduce(&key, &op);
+                    self.told.push((key, op));
+                }
+            }
+            Output::Store { id, ops } => self.asked.push((id, ops)),
+            Output::Watch { id } => self.watched = Some(id),
             Output::Fetch(fetch) => {
                 assert!(self.fetches.iter().all(|earlier| earlier.id != fetch.id), "an id is used once");
                 self.fetches.push(fetch);
+            }
+            Output::Cancel { id } if self.watched == Some(id) => self.watched = None,
+            Output::Cancel { id } if self.asked.iter().any(|(asked, _)| *asked == id) => {
+                self.asked.retain(|(asked, _)| *asked != id);
             }
             Output::Cancel { id } => {
                 assert!(self.fetches.iter().any(|fetch| fetch.id == id), "no such fetch: {id}");
@@ -193,16 +252,35 @@ impl World {
 
     /// The store does what it was asked for.
     pub(super) fn answer_store(&mut self) {
-        for (id, key, op) in std::mem::take(&mut self.asked) {
-            let reduced = state::reduce(&op, self.store.get(&key).map(Vec::as_slice), self.now);
-            self.store.insert(key, reduced.new.into_vec());
-            self.give(Input::Stored { id, outcome: reduced.outcome });
+        for (id, ops) in std::mem::take(&mut self.asked) {
+            let mut outcomes = Vec::new();
+            for (key, op) in ops {
+                let outcome = self.reduce(&key, &op);
+                let stops = outcome.stops();
+                outcomes.push(outcome);
+                if stops {
+                    break;
+                }
+            }
+            self.give(Input::Stored { id, outcomes });
         }
+    }
+
+    fn reduce(&mut self, key: &str, op: &Op) -> Outcome {
+        let reduced = state::reduce(op, self.store.get(key).map(Vec::as_slice), self.now);
+        self.store.insert(key.to_owned(), reduced.new.into_vec());
+        reduced.outcome
+    }
+
+    /// The ticket that is waited for is woken.
+    pub(super) fn wake(&mut self) {
+        let id = self.watched.take().expect("nothing is watched");
+        self.give(Input::Woken { id });
     }
 
     /// The store fails.
     pub(super) fn break_store(&mut self) {
-        for (id, ..) in std::mem::take(&mut self.asked) {
+        for (id, _) in std::mem::take(&mut self.asked) {
             self.give(Input::StoreFailed { id });
         }
     }

@@ -1,0 +1,469 @@
+//! The gates of a turn: who asks, how often, and whether OpenClaw has room.
+//!
+//! One list of operations asks the store for all of them; the list stops at the first that
+//! says no. What a gate decides is the reducers' and the policy's; this file puts the question
+//! and reads the answer. A lease that was taken here is given back wherever the exchange ends.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Exchange, Facts, Phase, chat::Waiting, routes::Route};
+use crate::{
+    policy::{Policy, StoreFailure, auth},
+    seam::{Input, Moment, Output},
+    state::{
+        Op, Outcome,
+        admission::{self, Admit, Refusal, Release, Verdict},
+        caller::{Enter, Rate, Standing, Strike},
+    },
+    wire::{
+        answer::Warning,
+        chat,
+        failure::{Code, Failure},
+    },
+};
+
+/// Milliseconds after which a store that does not answer counts as one that failed.
+pub(super) const STORE_PATIENCE: u64 = 2_000;
+/// Milliseconds after which a place in the queue is asked for again, which keeps it.
+const QUEUE_REFRESH: u64 = admission::PLACE_MS / 3;
+/// Milliseconds after which a lease is renewed: twice in its life.
+const LEASE_RENEWAL: u64 = LEASE as u64 / 3;
+/// A lease of a host that died ends after so many milliseconds.
+const LEASE: u32 = 15_000;
+/// Points for a request that cannot be valid, and for a credential that is not.
+const INVALID_POINTS: u16 = 1;
+const UNAUTHORIZED_POINTS: u16 = 5;
+const LOGIN_POINTS: u16 = 3;
+/// What a restricted caller's turn is told. The agent's own tools are not ours to switch off.
+const EXPLAIN_ONLY: &str = "For this request only explain in words. Do not call any tool, do not run \
+    anything, do not change or send anything, even if the user asks for it.";
+
+/// Who is asking, as far as a credential says so.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Caller {
+    /// Nobody in particular: no key is asked for in dev.
+    #[default]
+    Anyone,
+    /// Whoever has one of the client keys: the first bytes of its digest.
+    Key(String),
+    /// A person who logged in.
+    Session {
+        /// The keyed hash that stands for the person.
+        subject: String,
+        /// The role in the token.
+        role: String,
+        /// When the token was issued, in seconds since 1970.
+        issued_s: u64,
+        /// When the person logged in, in seconds since 1970.
+        login_s: u64,
+    },
+}
+
+/// Which operation an outcome belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Gate {
+    /// The caller's own rate and standing.
+    User,
+    /// The address's: whoever has only a shared key may call itself anything.
+    Address,
+    /// The shared key's.
+    Key,
+    /// The upstream's slots.
+    Upstream,
+}
+
+/// A lease that is held or asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Lease {
+    ticket: u64,
+    model: u64,
+}
+
+/// The upstream's cell.
+const UPSTREAM_KEY: &str = "upstream:openclaw";
+
+impl Facts {
+    /// The address's cell. All addresses of an IPv6 subscriber are one.
+    pub(super) fn address_key(&self, policy: &Policy) -> String {
+        format!("addr:{}", self.address(policy))
+    }
+
+    /// A keyed hash of the address.
+    pub(super) fn address(&self, policy: &Policy) -> String {
+        let address = match self.client.parse::<core::net::Ipv6Addr>() {
+            Ok(v6) => format!("{:x?}", &v6.segments()[..4]),
+            Err(_) => self.client.clone(),
+        };
+        auth::subject(policy, "address", &address)
+    }
+}
+
+impl Exchange {
+    /// Asks all gates, or goes on where there are none.
+    pub(super) fn ask_gates(&mut self, policy: &Policy, mut waiting: Waiting, body: &[u8], now: Moment) {
+        let mut ops = Vec::with_capacity(4);
+        let mut gate = |gate, key: String, op| {
+            waiting.gates.push(gate);
+            ops.push((key, op));
+        };
+        let (role, is_session) = match &self.facts.caller {
+            Caller::Session { role, .. } => (policy.role(role), true),
+            _ => (policy.role(""), false),
+        };
+        let abuse = policy.abuse;
+        if role.rate.is_some() || abuse.block > 0 || is_session {
+            let subject = self.story.subject.as_deref().unwrap_or_default();
+            let enter = Enter {
+                rate: role.rate,
+                cost: policy.cost(&waiting.turn.envelope.model),
+                thresholds: abuse,
+                fingerprint: fingerprint(body),
+                bytes: u32::try_from(body.len()).unwrap_or(u32::MAX),
+            };
+            gate(Gate::User, format!("user:{subject}"), Op::Enter(enter));
+        }
+        let enter = |rate| Enter { rate, cost: 1, thresholds: abuse, fingerprint: 0, bytes: 0 };
+        // A token cannot be guessed, and many phones share an address: it counts only for those
+        // that have no token.
+        if !is_session && (policy.rates.address.is_some() || abuse.block > 0) {
+            let key = self.facts.address_key(policy);
+            gate(Gate::Address, key, Op::Enter(enter(policy.rates.address)));
+        }
+        if let (Some(rate), Caller::Key(id)) = (policy.rates.key, &self.facts.caller) {
+            gate(Gate::Key, format!("key:{id}"), Op::Enter(enter(Some(rate))));
+        }
+        if policy.admission.slots > 0 {
+            let admit = self.admit(policy, &waiting);
+            self.lease = Some(Lease { ticket: admit.ticket, model: admit.model });
+            waiting.gates.push(Gate::Upstream);
+            ops.push((UPSTREAM_KEY.into(), Op::Admit(admit)));
+        }
+        if ops.is_empty() {
+            return self.ask(policy, waiting, now);
+        }
+        self.store(policy, Box::new(waiting), ops, now);
+    }
+
+    fn store(&mut self, _: &Policy, mut waiting: Box<Waiting>, ops: Vec<(String, Op)>, now: Moment) {
+        waiting.store_id = self.take_id();
+        self.timers.store = Some(now.unix_ms + STORE_PATIENCE);
+        self.outputs.push_back(Output::Store { id: waiting.store_id, ops });
+        self.phase = Phase::Gates(waiting);
+    }
+
+    fn admit(&self, policy: &Policy, waiting: &Waiting) -> Admit {
+        let name = &waiting.turn.envelope.model;
+        let subject = self.story.subject.as_deref().unwrap_or_default();
+        let role = match &self.facts.caller {
+            Caller::Session { role, .. } => role,
+            _ => "",
+        };
+        Admit {
+            ticket: self.facts.ticket,
+            flow: auth::number(subject),
+            weight: policy.role(role).weight,
+            session: waiting.session.then(|| auth::number(subject)),
+            model: auth::number(name),
+            give_up_ms: self.timers.turn.unwrap_or(u64::MAX),
+            lease_ms: LEASE,
+            slots: policy.admission.slots,
+            model_slots: policy.model_slots(name),
+            places: policy.admission.places,
+        }
+    }
+
+    /// The gates have answered.
+    pub(super) fn in_gates(&mut self, policy: &Policy, waiting: Box<Waiting>, input: Input<'_>, now: Moment) {
+        match input {
+            Input::Stored { id, outcomes } if id == waiting.store_id => {
+                self.timers.store = None;
+                self.pass_gates(policy, waiting, outcomes, now);
+            }
+            Input::StoreFailed { id } if id == waiting.store_id => self.store_failed(policy, *waiting, now),
+            _ => self.phase = Phase::Gates(waiting),
+        }
+    }
+
+    fn pass_gates(
+        &mut self,
+        policy: &Policy,
+        mut waiting: Box<Waiting>,
+        outcomes: Vec<Outcome>,
+        now: Moment,
+    ) {
+        let gates = std::mem::take(&mut waiting.gates);
+        for (gate, outcome) in gates.iter().zip(&outcomes) {
+            match outcome {
+                Outcome::Entered { .. } => {
+                    if let Err((failure, headers)) = self.entered(policy, *gate, &mut waiting, outcome) {
+                        self.lease = None;
+                        return self.fail_with(policy, &failure, headers, now);
+                    }
+                }
+                Outcome::Admitted if *gate == Gate::Upstream => {}
+                Outcome::Queued { .. } if *gate == Gate::Upstream => {
+                    self.outputs.push_back(Output::Watch { id: waiting.store_id });
+                    self.timers.queue = Some(now.unix_ms + QUEUE_REFRESH);
+                    self.story.queued = true;
+                    self.phase = Phase::Queue(waiting);
+                    return;
+                }
+                Outcome::Refused { reason, retry_after_ms, waiting: others } if *gate == Gate::Upstream => {
+                    self.lease = None;
+                    return self.fail(policy, &refused(*reason, *retry_after_ms, *others), now);
+                }
+                _ => return self.store_failed(policy, *waiting, now),
+            }
+        }
+        if outcomes.len() < gates.len() {
+            return self.store_failed(policy, *waiting, now);
+        }
+        self.ask(policy, *waiting, now);
+    }
+
+    /// One caller's answer: go on, or a refusal with its headers.
+    fn entered(
+        &mut self,
+        policy: &Policy,
+        gate: Gate,
+        waiting: &mut Waiting,
+        outcome: &Outcome,
+    ) -> Result<(), (Failure, Vec<(String, String)>)> {
+        let Outcome::Entered {
+            granted,
+            remaining,
+            retry_after_ms,
+            full_after_ms,
+            standing,
+            revoked_before_s,
+        } = outcome
+        else {
+            return Ok(());
+        };
+        if let Caller::Session { issued_s, role, .. } = &self.facts.caller {
+            if gate == Gate::User && issued_s < revoked_before_s {
+                return Err((
+                    Failure::new(Code::TokenInvalid, "the token was revoked; log in again"),
+                    vec![],
+                ));
+            }
+            let rate = policy.role(role).rate;
+            self.rate_headers(gate, rate, waiting, *remaining, *full_after_ms);
+        } else {
+            self.rate_headers(gate, policy.role("").rate, waiting, *remaining, *full_after_ms);
+        }
+        match standing {
+            Standing::Blocked { for_ms } => return Err((blocked(*for_ms), vec![])),
+            Standing::Restricted => waiting.explain_only = true,
+            Standing::Slowed | Standing::Good => {}
+        }
+        if *granted {
+            return Ok(());
+        }
+        let seconds = retry_after_ms.div_ceil(1000).max(1);
+        let what = match gate {
+            Gate::User => "requests",
+            Gate::Address => "requests from this address",
+            Gate::Key | Gate::Upstream => "requests with this key",
+        };
+        let failure = Failure::new(Code::RateLimited, format!("too many {what}; try again in {seconds} s"));
+        Err((failure.after(seconds), std::mem::take(&mut waiting.turn.rate_headers)))
+    }
+
+    /// The caller's own limit is what the client is told.
+    fn rate_headers(&self, gate: Gate, rate: Option<Rate>, waiting: &mut Waiting, left: u32, full_ms: u64) {
+        if let (Gate::User, Some(rate)) = (gate, rate) {
+            waiting.turn.rate_headers = vec![
+                ("ratelimit-limit".into(), rate.burst.to_string()),
+                ("ratelimit-remaining".into(), left.to_string()),
+                ("ratelimit-reset".into(), full_ms.div_ceil(1000).to_string()),
+            ];
+        }
+    }
+
+    /// In the queue: woken, or time to say that one is still there.
+    pub(super) fn in_queue(
+        &mut self,
+        policy: &Policy,
+        waiting: Box<Waiting>,
+        input: &Input<'_>,
+        now: Moment,
+    ) {
+        match input {
+            Input::Woken { id } if *id == waiting.store_id => self.ask_again(policy, waiting, now),
+            _ => self.phase = Phase::Queue(waiting),
+        }
+    }
+
+    /// Asks for the lease again, by the same ticket.
+    pub(super) fn ask_again(&mut self, policy: &Policy, mut waiting: Box<Waiting>, now: Moment) {
+        self.timers.queue = None;
+        waiting.gates = vec![Gate::Upstream];
+        let ops = vec![(UPSTREAM_KEY.into(), Op::Admit(self.admit(policy, &waiting)))];
+        self.store(policy, waiting, ops, now);
+    }
+
+    pub(super) fn store_failed(&mut self, policy: &Policy, waiting: Waiting, now: Moment) {
+        self.timers.store = None;
+        self.story.store_failed = true;
+        match policy.store_failure {
+            StoreFailure::Open => self.ask(policy, waiting, now),
+            StoreFailure::Closed => {
+                let failure = Failure::new(Code::StoreUnavailable, "the limits cannot be checked now");
+                self.fail(policy, &failure.after(5), now);
+            }
+        }
+    }
+
+    /// The last stage before OpenClaw.
+    pub(super) fn restrict(&mut self, waiting: &mut Waiting) {
+        if waiting.explain_only {
+            let (api, at) = (waiting.turn.api, waiting.system_at);
+            chat::instruct(&mut waiting.fetch.body, api, at, EXPLAIN_ONLY);
+            waiting.turn.envelope.warnings.push(Warning::ExplainOnly);
+            self.story.warnings.push(Warning::ExplainOnly);
+        }
+        if self.lease.is_some() {
+            self.timers.lease = Some(self.story.asked_ms.unwrap_or_default() + LEASE_RENEWAL);
+        }
+    }
+
+    /// Keeps the lease.
+    pub(super) fn renew_lease(&mut self, now: Moment) {
+        self.timers.lease = None;
+        if let Some(lease) = self.lease {
+            self.tell(UPSTREAM_KEY.into(), Op::Renew { ticket: lease.ticket, lease_ms: LEASE });
+            self.timers.lease = Some(now.unix_ms + LEASE_RENEWAL);
+        }
+    }
+
+    /// Gives the lease, or the place in the queue, back.
+    pub(super) fn release_lease(&mut self, policy: &Policy) {
+        let Some(lease) = self.lease.take() else { return };
+        let release = Release {
+            ticket: lease.ticket,
+            model: lease.model,
+            verdict: self.verdict(),
+            slots: policy.admission.slots,
+        };
+        self.tell(UPSTREAM_KEY.into(), Op::Release(release));
+    }
+
+    /// What this turn says about OpenClaw's health.
+    fn verdict(&self) -> Verdict {
+        if self.story.client_gone || self.story.asked_ms.is_none() {
+            return Verdict::Unknown;
+        }
+        let ms = self.story.retry_after_s.map(|seconds| seconds * 1000);
+        match self.story.code {
+            // OpenClaw said how long: its restart, or a provider's key that it has put aside.
+            Some(Code::ModelUnavailable | Code::UpstreamOverloaded) => match ms {
+                Some(ms) => Verdict::FailedFor { ms },
+                None => Verdict::Failed,
+            },
+            Some(
+                Code::UpstreamUnreachable
+                | Code::UpstreamError
+                | Code::UpstreamProtocol
+                | Code::UpstreamMisconfigured
+                | Code::UpstreamTimeout,
+            ) => Verdict::Failed,
+            Some(Code::Internal) => Verdict::Unknown,
+            _ => Verdict::Well,
+        }
+    }
+
+    /// Counts a request that cannot be valid against whoever sent it.
+    pub(super) fn strike(&mut self, policy: &Policy, code: Code) {
+        // Whoever holds one of the operator's keys is not an abuser.
+        if policy.abuse.block == 0
+            || !self.facts.route.is_guarded()
+            || matches!(self.facts.route, Route::Token | Route::Revoke)
+        {
+            return;
+        }
+        let points = match code {
+            // Counted where it is found.
+            Code::Unauthorized | Code::TokenInvalid | Code::TokenExpired => return,
+            Code::LoginCodeInvalid | Code::LoginCodeUsed => LOGIN_POINTS,
+            _ if code.is_clients_mistake() => INVALID_POINTS,
+            _ => return,
+        };
+        let key = match (&self.facts.caller, &self.story.subject) {
+            (Caller::Session { subject, .. }, _) | (_, Some(subject)) => format!("user:{subject}"),
+            _ => self.facts.address_key(policy),
+        };
+        self.tell(key, Op::Strike(Strike { points, thresholds: policy.abuse }));
+    }
+
+    /// A credential that is not valid. Whether an address is blocked is found before it is said
+    /// what is wrong, so that a blocked guesser learns nothing from the answer.
+    pub(super) fn unauthorized(&mut self, policy: &Policy, failure: Failure, now: Moment) {
+        // A token that has had its time was genuine.
+        if policy.abuse.block == 0 || failure.code == Code::TokenExpired {
+            return self.refuse_credential(policy, &failure, now);
+        }
+        let strike = Strike { points: UNAUTHORIZED_POINTS, thresholds: policy.abuse };
+        let store_id = self.take_id();
+        let key = self.facts.address_key(policy);
+        self.outputs.push_back(Output::Store { id: store_id, ops: vec![(key, Op::Strike(strike))] });
+        self.timers.store = Some(now.unix_ms + STORE_PATIENCE);
+        self.phase = Phase::Unauthorized(store_id, failure);
+    }
+
+    pub(super) fn in_unauthorized(
+        &mut self,
+        policy: &Policy,
+        store_id: u32,
+        failure: Failure,
+        input: &Input<'_>,
+        now: Moment,
+    ) {
+        match input {
+            Input::Stored { id, outcomes } if *id == store_id => {
+                if let Some(Outcome::Struck(Standing::Blocked { for_ms })) = outcomes.first() {
+                    return self.fail(policy, &blocked(*for_ms), now);
+                }
+                self.refuse_credential(policy, &failure, now);
+            }
+            Input::StoreFailed { id } if *id == store_id => self.refuse_credential(policy, &failure, now),
+            _ => self.phase = Phase::Unauthorized(store_id, failure),
+        }
+    }
+
+    pub(super) fn refuse_credential(&mut self, policy: &Policy, failure: &Failure, now: Moment) {
+        self.timers.store = None;
+        // RFC 9110, 11.6.1: a 401 names the scheme.
+        self.fail_with(policy, failure, vec![("www-authenticate".into(), "Bearer".into())], now);
+    }
+
+    /// An operation that nobody waits for.
+    pub(super) fn tell(&mut self, key: String, op: Op) {
+        self.outputs.push_back(Output::Store { id: 0, ops: vec![(key, op)] });
+    }
+}
+
+pub(super) fn blocked(for_ms: u64) -> Failure {
+    let seconds = for_ms.div_ceil(1000).max(1);
+    let message = format!("blocked after too many refused or unusual requests; try again in {seconds} s");
+    Failure::new(Code::Blocked, message).after(seconds)
+}
+
+fn refused(reason: Refusal, retry_after_ms: u64, waiting: u32) -> Failure {
+    let seconds = retry_after_ms.div_ceil(1000).max(1);
+    let (code, message) = match reason {
+        Refusal::Full => (Code::QueueFull, "the agent is busy and the queue is full"),
+        Refusal::TooLate => (Code::QueueFull, "the agent is busy; an answer would come too late"),
+        Refusal::Unhealthy => (Code::UpstreamUnavailable, "the agent failed just now and is given a rest"),
+    };
+    Failure::new(code, message).after(seconds).behind(waiting)
+}
+
+/// A number by which the same request is known again: the newest message stands at the end.
+fn fingerprint(body: &[u8]) -> u32 {
+    let tail = &body[body.len().saturating_sub(1024)..];
+    // FNV-1a, 32 bits.
+    let hash =
+        tail.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    hash.max(1)
+}

@@ -1,0 +1,297 @@
+//! SQLite beside the program.
+//!
+//! Cells live in memory, in shards that the serving threads lock for one reduction at a time;
+//! one thread writes what has changed, in one transaction each [`FLUSH`]. A relaxed operation is
+//! answered at once; any other when the transaction with it is on disk. So the request path has
+//! no hop to another thread, and a `kill -9` loses at most [`FLUSH`] of rate tokens.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    hash::BuildHasher as _,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{self, RecvTimeoutError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use minigate_core::state::{Op, Outcome};
+use rusqlite::{Connection, OptionalExtension as _};
+use tokio::sync::oneshot;
+
+use super::{failed, reduce};
+use crate::{clock, module::Core};
+
+/// How long a relaxed change may wait for the disk.
+const FLUSH: Duration = Duration::from_millis(250);
+/// How often outlived keys are deleted.
+const SWEEP: Duration = Duration::from_secs(60);
+/// Rows that one sweep deletes in one transaction, so that a write never waits long.
+const SWEEP_ROWS: u32 = 5_000;
+/// Shards: more than threads, so that they seldom meet.
+const SHARDS: usize = 8;
+/// Cells that a shard keeps in memory. Those that are forgotten there are read again.
+const MOST_CELLS: usize = 8_192;
+/// Changes that may wait for a disk that does not answer; then operations fail.
+const MOST_UNWRITTEN: usize = 65_536;
+
+/// One key's bytes and how long they matter.
+struct Cell {
+    value: Vec<u8>,
+    expires_ms: u64,
+    dirty: bool,
+}
+
+struct Shard {
+    cells: HashMap<String, Cell>,
+    dirty: Vec<String>,
+    /// Reads what is not in memory. Reading does not wait for the writer (WAL).
+    reader: Connection,
+}
+
+struct Inner {
+    shards: Vec<Mutex<Shard>>,
+    hasher: std::hash::RandomState,
+}
+
+/// Whoever waits until everything before it is on disk.
+type Barrier = oneshot::Sender<bool>;
+
+/// A handle to the store.
+#[derive(Clone)]
+pub(super) struct Embedded {
+    inner: Arc<Inner>,
+    writer: mpsc::Sender<Barrier>,
+}
+
+impl std::fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Embedded")
+    }
+}
+
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Embedded {
+    /// Opens the file and starts the writer.
+    pub(super) fn open(directory: &Path) -> Result<Self, String> {
+        let problem = |error: &dyn std::fmt::Display| format!("DATA_DIR: {}: {error}", directory.display());
+        std::fs::create_dir_all(directory).map_err(|error| problem(&error))?;
+        let path = directory.join("minigate.sqlite");
+        let connection = create(&path).map_err(|error| problem(&error))?;
+        let mut shards = Vec::with_capacity(SHARDS);
+        for _ in 0..SHARDS {
+            let reader = reader(&path).map_err(|error| problem(&error))?;
+            shards.push(Mutex::new(Shard { cells: HashMap::new(), dirty: Vec::new(), reader }));
+        }
+        let inner = Arc::new(Inner { shards, hasher: std::hash::RandomState::new() });
+        let (writer, barriers) = mpsc::channel();
+        let mut keeper = Keeper { inner: Arc::clone(&inner), connection, swept: Instant::now() };
+        thread::Builder::new()
+            .name("store".into())
+            .spawn(move || keeper.run(&barriers))
+            .map_err(|error| problem(&error))?;
+        Ok(Self { inner, writer })
+    }
+
+    /// Applies an operation; `None` when the store failed. Waits only for an operation that is
+    /// not relaxed.
+    pub(super) async fn apply(&self, core: &RefCell<Core>, key: &str, op: Op) -> Option<(Outcome, Vec<u64>)> {
+        let relaxed = op.is_relaxed();
+        let (outcome, wake) = self.reduce(core, key, op)?;
+        if !relaxed {
+            let (written, on_disk) = oneshot::channel();
+            self.writer.send(written).ok()?;
+            if !on_disk.await.unwrap_or(false) {
+                return None;
+            }
+        }
+        Some((outcome, wake))
+    }
+
+    fn reduce(&self, core: &RefCell<Core>, key: &str, op: Op) -> Option<(Outcome, Vec<u64>)> {
+        let at = usize::try_from(self.inner.hasher.hash_one(key) % SHARDS as u64).unwrap_or_default();
+        let mut shard = lock(&self.inner.shards[at]);
+        if shard.dirty.len() >= MOST_UNWRITTEN / SHARDS {
+            failed("too many changes wait for the disk");
+            return None;
+        }
+        if !shard.cells.contains_key(key) {
+            let cell = shard.read(key)?;
+            if shard.cells.len() >= MOST_CELLS {
+                shard.cells.retain(|_, cell| cell.dirty);
+            }
+            shard.cells.insert(key.to_owned(), cell);
+        }
+        let Shard { cells, dirty, .. } = &mut *shard;
+        let cell = cells.get_mut(key)?;
+        let now = clock::unix_ms();
+        let reduced = reduce(core, op, (cell.expires_ms > now).then_some(cell.value.as_slice()))?;
+        cell.value = reduced.new.into_vec();
+        cell.expires_ms = if cell.value.is_empty() { 0 } else { now.saturating_add(reduced.ttl_ms) };
+        if !cell.dirty {
+            cell.dirty = true;
+            dirty.push(key.to_owned());
+        }
+        Some((reduced.outcome, reduced.wake))
+    }
+
+    /// Waits until everything is on disk.
+    pub(super) fn close(&self) {
+        let (written, on_disk) = oneshot::channel();
+        if self.writer.send(written).is_ok() {
+            let _ = on_disk.blocking_recv();
+        }
+    }
+}
+
+impl Shard {
+    /// What is on disk under a key; `None` when it cannot be read.
+    fn read(&self, key: &str) -> Option<Cell> {
+        let mut select = self
+            .reader
+            .prepare_cached("SELECT value, expires_ms FROM cell WHERE key = ?1")
+            .map_err(|error| failed(&error.to_string()))
+            .ok()?;
+        let row = select.query_row([key], |row| {
+            let expires: i64 = row.get(1)?;
+            Ok(Cell { value: row.get(0)?, expires_ms: u64::try_from(expires).unwrap_or(0), dirty: false })
+        });
+        let row = row.optional().map_err(|error| failed(&error.to_string())).ok()?;
+        Some(row.unwrap_or(Cell { value: Vec::new(), expires_ms: 0, dirty: false }))
+    }
+}
+
+fn create(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(2))?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    connection.execute_batch(
+        "CREATE TABLE IF NOT EXISTS cell (key TEXT PRIMARY KEY, value BLOB NOT NULL, expires_ms INTEGER NOT NULL) WITHOUT ROWID;
+         CREATE INDEX IF NOT EXISTS cell_expires ON cell (expires_ms);",
+    )?;
+    Ok(connection)
+}
+
+fn reader(path: &PathBuf) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(2))?;
+    // Pages in KiB when negative. The cells are the cache.
+    connection.pragma_update(None, "cache_size", -128)?;
+    connection.pragma_update(None, "query_only", true)?;
+    Ok(connection)
+}
+
+/// The thread that writes.
+struct Keeper {
+    inner: Arc<Inner>,
+    connection: Connection,
+    swept: Instant,
+}
+
+impl Keeper {
+    /// Until every handle is gone.
+    fn run(&mut self, barriers: &mpsc::Receiver<Barrier>) {
+        loop {
+            let first = match barriers.recv_timeout(FLUSH) {
+                Ok(barrier) => Some(barrier),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.flush(true);
+                    return;
+                }
+            };
+            // Those that came together are written together.
+            let waiting: Vec<Barrier> = first.into_iter().chain(barriers.try_iter()).collect();
+            let written = self.flush(!waiting.is_empty());
+            for barrier in waiting {
+                let _ = barrier.send(written);
+            }
+            if self.swept.elapsed() >= SWEEP {
+                self.sweep();
+            }
+        }
+    }
+
+    /// Writes what has changed, in one transaction. What could not be written stays marked.
+    fn flush(&mut self, synced: bool) -> bool {
+        let mut changed: Vec<(String, Vec<u8>, u64)> = Vec::new();
+        for shard in &self.inner.shards {
+            let mut shard = lock(shard);
+            let Shard { cells, dirty, .. } = &mut *shard;
+            for key in dirty.drain(..) {
+                if let Some(cell) = cells.get_mut(&key) {
+                    cell.dirty = false;
+                    changed.push((key, cell.value.clone(), cell.expires_ms));
+                }
+            }
+        }
+        if changed.is_empty() {
+            return true;
+        }
+        let Err(error) = self.write(&changed, synced) else { return true };
+        failed(&error.to_string());
+        for (key, ..) in changed {
+            let at = usize::try_from(self.inner.hasher.hash_one(&key) % SHARDS as u64).unwrap_or_default();
+            let mut shard = lock(&self.inner.shards[at]);
+            let Shard { cells, dirty, .. } = &mut *shard;
+            if let Some(cell) = cells.get_mut(&key).filter(|cell| !cell.dirty) {
+                cell.dirty = true;
+                dirty.push(key);
+            }
+        }
+        false
+    }
+
+    /// In WAL mode a commit is safe from a crash of this program; `synced` makes it safe from a
+    /// power cut too.
+    fn write(&mut self, changed: &[(String, Vec<u8>, u64)], synced: bool) -> rusqlite::Result<()> {
+        self.connection.pragma_update(None, "synchronous", if synced { "FULL" } else { "NORMAL" })?;
+        let transaction = self.connection.transaction()?;
+        {
+            let mut upsert = transaction
+                .prepare_cached("INSERT OR REPLACE INTO cell (key, value, expires_ms) VALUES (?1, ?2, ?3)")?;
+            let mut delete = transaction.prepare_cached("DELETE FROM cell WHERE key = ?1")?;
+            for (key, value, expires_ms) in changed {
+                if value.is_empty() {
+                    delete.execute([key])?;
+                } else {
+                    upsert.execute((key, value, sql(*expires_ms)))?;
+                }
+            }
+        }
+        transaction.commit()
+    }
+
+    /// Forgets what has outlived its time.
+    fn sweep(&mut self) {
+        self.swept = Instant::now();
+        let now = clock::unix_ms();
+        for shard in &self.inner.shards {
+            lock(shard).cells.retain(|_, cell| cell.dirty || cell.expires_ms > now);
+        }
+        let deleted = self.connection.execute(
+            "DELETE FROM cell WHERE key IN (SELECT key FROM cell WHERE expires_ms <= ?1 LIMIT ?2)",
+            (sql(now), SWEEP_ROWS),
+        );
+        match deleted {
+            // There are more: go on after the next flush.
+            Ok(rows) if rows >= SWEEP_ROWS as usize => {
+                self.swept = self.swept.checked_sub(SWEEP).unwrap_or(self.swept);
+            }
+            Ok(_) => {}
+            Err(error) => failed(&error.to_string()),
+        }
+    }
+}
+
+/// SQLite's integers are signed.
+fn sql(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
