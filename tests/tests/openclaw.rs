@@ -547,10 +547,17 @@ async fn a_refused_provider_key_is_the_operators(world: Arc<World>) {
         assert!(!answer.header("retry-after").is_empty(), "{}: {:?}", kind.name(), answer.headers);
         assert_no_detail(&answer.text);
     }
-    // OpenClaw asks nobody now, and says so in its own words.
-    for (kind, client) in Kind::ALL.into_iter().zip(&clients) {
-        let events = client.stream(&say_stream("key-cooling")).await;
+    // OpenClaw asks nobody now, and says so in its own words: to hosts that have not heard of it.
+    for kind in Kind::ALL {
+        let events = world.client(kind, Setup::Memory).stream(&say_stream("key-cooling")).await;
         assert_eq!(events.error(), Some(unavailable.clone()), "{}: {:?}", kind.name(), events.data);
+    }
+    // A host that has heard of it does not ask OpenClaw either, for as long as that lasts.
+    for (kind, client) in Kind::ALL.into_iter().zip(&clients) {
+        let answer = client.chat(&say("key-cooling")).await;
+        assert_eq!(answer.error(), (503, "upstream_unavailable".to_owned()), "{}", kind.name());
+        let seconds: u64 = answer.header("retry-after").parse().unwrap();
+        assert!((1..=30).contains(&seconds), "{}: {seconds}", kind.name());
     }
     assert!(world.provider.calls("key-cooling").is_empty());
 }

@@ -3,6 +3,7 @@
 
 mod gateways;
 mod load;
+mod overload;
 mod process;
 mod report;
 mod requests;
@@ -19,6 +20,8 @@ use load::{Client, Load};
 use process::Directory;
 use report::{Report, Row, Target};
 use upstream::Upstream;
+
+pub(crate) use overload::overload;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 

@@ -15,6 +15,8 @@ pub(super) enum Target {
     Ratio(f64),
     /// At most so much more than the other side's.
     MoreBy(f64),
+    /// At least so many times the other side's.
+    AtLeast(f64),
 }
 
 /// One number of ours, perhaps beside another's.
@@ -52,6 +54,7 @@ impl Row {
         match (self.target, self.other) {
             (Target::AtMost(most), _) => Some(self.ours <= most),
             (Target::Ratio(most), Some((_, theirs))) => Some(self.ours <= most * theirs),
+            (Target::AtLeast(least), Some((_, theirs))) => Some(self.ours >= least * theirs),
             (Target::MoreBy(most), Some((_, theirs))) => Some(self.ours - theirs <= most),
             _ => None,
         }
@@ -62,6 +65,7 @@ impl Row {
             Target::None => String::new(),
             Target::AtMost(most) => format!("≤ {} {}", number(most), self.unit),
             Target::Ratio(most) => format!("≤ {most}×"),
+            Target::AtLeast(least) => format!("≥ {least}×"),
             Target::MoreBy(most) => format!("≤ +{} {}", number(most), self.unit),
         }
     }

@@ -1,5 +1,6 @@
-//! `cargo xtask bench chat [--json] [--requests N]`: the native host beside nginx, the module
-//! beside native Rust, the edge beside a bare proxy. Run by people, never by CI.
+//! `cargo xtask bench chat`: the native host beside nginx, the module beside native Rust, the
+//! edge beside a bare proxy. `cargo xtask bench overload`: ten times what the real OpenClaw
+//! serves. Run by people, never by CI.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program whose output is its purpose")]
 
 #[path = "../bench/mod.rs"]
@@ -12,11 +13,15 @@ const USAGE: &str = "cargo xtask bench chat [--json] [--requests N] [--only PART
   --json        one JSON object in place of the table
   --requests N  requests of 1 KB in each round and for each side (default 6000);
                 the other counts follow from it
-  --only PART   one or more of start, small, picture, stream, steps, edge";
+  --only PART   one or more of start, small, picture, stream, steps, edge
+
+cargo xtask bench overload [--json] [--seconds N]
+
+  --seconds N   how long each of the three parts lasts (default 60)";
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--");
-    let (mut json, mut requests, mut only) = (false, 6000, Vec::new());
+    let (mut json, mut requests, mut seconds, mut only) = (false, 6000, 60, Vec::new());
     let named = arguments.next();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
@@ -25,6 +30,10 @@ fn main() -> ExitCode {
                 Some(number) if number >= 40 => requests = number,
                 _ => return usage("--requests: a number from 40"),
             },
+            "--seconds" => match arguments.next().and_then(|number| number.parse().ok()) {
+                Some(number) if (5..=600).contains(&number) => seconds = number,
+                _ => return usage("--seconds: a number from 5 to 600"),
+            },
             "--only" => match arguments.next() {
                 Some(part) if bench::PARTS.contains(&part.as_str()) => only.push(part),
                 _ => return usage("--only: one of the parts"),
@@ -32,10 +41,12 @@ fn main() -> ExitCode {
             other => return usage(&format!("cannot do `{other}`")),
         }
     }
-    if named.as_deref() != Some("chat") {
-        return usage("the one benchmark is `chat`");
-    }
-    match bench::chat(requests, &only) {
+    let report = match named.as_deref() {
+        Some("chat") => bench::chat(requests, &only),
+        Some("overload") => bench::overload(seconds),
+        _ => return usage("the benchmarks are `chat` and `overload`"),
+    };
+    match report {
         Ok(report) => {
             println!("{}", if json { report.json() } else { report.table() });
             ExitCode::SUCCESS

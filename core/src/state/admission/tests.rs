@@ -1,4 +1,6 @@
-use std::collections::{BTreeMap, BTreeSet};
+#[cfg(not(target_arch = "wasm32"))]
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 #[cfg(not(target_arch = "wasm32"))]
 use proptest::prelude::*;
