@@ -259,7 +259,8 @@ impl Upstream {
         }
         let ahead = self.ahead(place.finish);
         let wait_ms = self.wait_ms(ahead, admit);
-        if now.saturating_add(wait_ms) >= admit.give_up_ms {
+        let done_ms = now.saturating_add(wait_ms).saturating_add(self.needed_ms());
+        if done_ms >= admit.give_up_ms {
             return self.refuse(Refusal::TooLate, wait_ms);
         }
         if self.places.len() >= usize::from(admit.places) {
@@ -284,15 +285,32 @@ impl Upstream {
         u32::try_from(before).unwrap_or(u32::MAX)
     }
 
-    /// About how long a new place would wait.
-    fn wait_ms(&self, ahead: u32, admit: &Admit) -> u64 {
-        let service = if self.service_ms == 0 { FIRST_SERVICE_MS } else { self.service_ms };
-        service.saturating_mul(u64::from(ahead) + 1) / u64::from(admit.slots.max(1))
+    /// What a turn needs, with something to spare.
+    fn needed_ms(&self) -> u64 {
+        self.service().saturating_mul(3) / 2
     }
 
-    /// Gives free slots to those that wait, in order, and says whom to wake.
+    fn service(&self) -> u64 {
+        if self.service_ms == 0 { FIRST_SERVICE_MS } else { self.service_ms }
+    }
+
+    /// About how long a new place would wait.
+    fn wait_ms(&self, ahead: u32, admit: &Admit) -> u64 {
+        self.service().saturating_mul(u64::from(ahead) + 1) / u64::from(admit.slots.max(1))
+    }
+
+    /// Gives free slots to those that wait, in order, and says whom to wake: also those whose
+    /// turn could not be over in time any more, who would only hold a slot for nothing.
     fn promote(&mut self, slots: u16, now: u64) -> Vec<u64> {
         let mut wake = Vec::new();
+        let done_ms = now.saturating_add(self.needed_ms());
+        self.places.retain(|place| {
+            let hopeless = place.give_up_ms <= done_ms;
+            if hopeless {
+                wake.push(place.ticket);
+            }
+            !hopeless
+        });
         while self.leases.len() < usize::from(slots) {
             let next = self.places.iter().enumerate().filter(|(_, place)| self.may_run(place));
             let Some((at, _)) = next.min_by_key(|(_, place)| (place.finish, place.ticket)) else { break };

@@ -201,13 +201,30 @@ fn who_would_be_late_is_told_at_once() {
     cell.end(0, Verdict::Well, 4_000);
     cell.ask(1, 1, 4_000);
     assert!(matches!(cell.ask(2, 2, 4_000), Outcome::Queued { .. }));
-    let hurried = Admit { give_up_ms: 12_000, ..cell.request(3, 3) };
+    let hurried = Admit { give_up_ms: 18_000, ..cell.request(3, 3) };
     let Outcome::Refused { reason: Refusal::TooLate, retry_after_ms, waiting: 1 } =
-        cell.apply(&Op::Admit(Admit { weight: 1, ..hurried }), 8_100)
+        cell.apply(&Op::Admit(hurried), 8_100)
     else {
-        panic!("a turn takes 4 s, and 3.9 s are left")
+        panic!("4 s of waiting, 6 s for a turn of 4 s, and 9.9 s are left")
     };
     assert_eq!(retry_after_ms, 4_000);
+}
+
+#[test]
+fn who_cannot_be_in_time_any_more_is_woken_to_be_told() {
+    let mut cell = Cell::new(1, 100);
+    cell.ask(0, 0, 0);
+    cell.end(0, Verdict::Well, 4_000);
+    cell.ask(1, 1, 4_000);
+    let request = Admit { give_up_ms: 15_000, ..cell.request(2, 2) };
+    assert!(matches!(cell.apply(&Op::Admit(request), 4_001), Outcome::Queued { .. }));
+    cell.ask(3, 3, 4_002);
+    cell.apply(&Op::Renew { ticket: 1, lease_ms: 15_000 }, 9_000);
+    assert!(matches!(cell.apply(&Op::Admit(request), 8_999), Outcome::Queued { .. }));
+    // It asks again, or anybody else does: a turn takes 4 s, and more than that is kept for it.
+    cell.ask(3, 3, 9_100);
+    assert_eq!(cell.woken, BTreeSet::from([2]));
+    assert_eq!(reason(&cell.apply(&Op::Admit(request), 9_101)), Some(Refusal::TooLate));
 }
 
 #[test]
