@@ -145,7 +145,7 @@ impl Upstream {
             bearer.set_sensitive(true);
             request = request.header(AUTHORIZATION, bearer);
         }
-        request.body(body).ok()
+        request.body(body.fill(&self.addresses)?).ok()
     }
 }
 
@@ -190,20 +190,35 @@ pub(crate) async fn collect(mut body: Incoming, limit: u64) -> Result<Vec<Bytes>
 pub(crate) struct RopeBody {
     parts: VecDeque<Bytes>,
     left: u64,
+    /// Where secrets belong: before which part, and which.
+    secrets: Vec<(usize, String)>,
 }
 
 impl RopeBody {
     /// Resolves a rope against the request's body, which stays where it is.
+    /// Secrets are put in when it is [sent](Upstream::send).
     pub(crate) fn new(rope: &Rope, body: &[Bytes]) -> Self {
         let mut parts = VecDeque::with_capacity(rope.0.len());
+        let mut secrets = Vec::new();
         for piece in &rope.0 {
             match piece {
                 Piece::Literal(text) => parts.push_back(Bytes::copy_from_slice(text.as_bytes())),
+                Piece::Secret(name) => secrets.push((parts.len(), name.clone())),
                 Piece::Body { start, len } => slice(body, *start as usize, *len as usize, &mut parts),
             }
         }
         let left = parts.iter().map(|part| part.len() as u64).sum();
-        Self { parts, left }
+        Self { parts, left, secrets }
+    }
+
+    /// Puts the secrets in; `None` when one is not known.
+    fn fill(mut self, addresses: &Addresses) -> Option<Self> {
+        for (at, name) in std::mem::take(&mut self.secrets).into_iter().rev() {
+            let secret = Bytes::copy_from_slice(addresses.credential(&name)?.as_bytes());
+            self.left += secret.len() as u64;
+            self.parts.insert(at, secret);
+        }
+        Some(self)
     }
 }
 

@@ -5,13 +5,14 @@ use serde::{Deserialize, Serialize};
 use super::{
     Exchange, Phase,
     gates::{Caller, Gate},
+    inspection::{self, Inspection, Progress},
     routes::{self, Route},
 };
 use crate::{
-    policy::{Policy, auth},
+    policy::{ContentMode, Policy, auth},
     seam::{BodyFailure, Credential, Delivery, Fetch, FetchFailure, Input, Moment, OPENCLAW, Output},
     wire::{
-        answer::Envelope,
+        answer::{Answer, Envelope},
         chat::{self, Api, ChatRequest},
         completions,
         failure::{Code, Failure},
@@ -49,6 +50,8 @@ pub(super) struct Waiting {
     pub(super) store_id: u32,
     /// The caller's standing allows explanations only.
     pub(super) explain_only: bool,
+    /// What the person wrote, until it has been checked.
+    pub(super) text: Option<String>,
 }
 
 /// A deadline of the upstream has passed.
@@ -156,6 +159,7 @@ impl Exchange {
             gates: Vec::new(),
             store_id: 0,
             explain_only: false,
+            text: (policy.content.mode != ContentMode::Off).then_some(request.text),
         }
     }
 
@@ -202,8 +206,7 @@ impl Exchange {
                 match answer {
                     Ok(answer) => {
                         self.story.usage = Some(answer.usage);
-                        let body = turn.envelope.whole(&answer, &links::find(&answer.text));
-                        self.respond(policy, 200, turn.rate_headers, body, now);
+                        self.check_answer(policy, turn, answer, now);
                     }
                     Err(failure) => self.fail(policy, &failure, now),
                 }
@@ -212,6 +215,56 @@ impl Exchange {
                 self.fail(policy, &fetch_failed(failure), now);
             }
             _ => self.phase = Phase::Answer(turn),
+        }
+    }
+
+    /// The answer goes to the client, after a check where one is wanted.
+    fn check_answer(&mut self, policy: &Policy, turn: Box<Turn>, answer: Answer, now: Moment) {
+        match self.inspect(policy, &answer.text, now) {
+            Ok(None) => self.give_answer(policy, &turn, &answer, now),
+            Ok(Some(inspection)) => {
+                // OpenClaw is done; its slot need not wait for WeChat.
+                self.release_lease(policy);
+                self.phase = Phase::CheckAnswer(inspection, turn, answer);
+            }
+            Err(()) => self.fail(policy, &inspection::unchecked(), now),
+        }
+    }
+
+    fn give_answer(&mut self, policy: &Policy, turn: &Turn, answer: &Answer, now: Moment) {
+        let body = turn.envelope.whole(answer, &links::find(&answer.text));
+        self.respond(policy, 200, turn.rate_headers.clone(), body, now);
+    }
+
+    pub(super) fn in_answer_check(
+        &mut self,
+        policy: &Policy,
+        mut inspection: Box<Inspection>,
+        turn: Box<Turn>,
+        answer: Answer,
+        input: &Input<'_>,
+        now: Moment,
+    ) {
+        let progress = self.inspect_on(policy, &mut inspection, input, now);
+        self.answer_checked(policy, progress, inspection, turn, answer, now);
+    }
+
+    pub(super) fn answer_checked(
+        &mut self,
+        policy: &Policy,
+        progress: Progress,
+        inspection: Box<Inspection>,
+        turn: Box<Turn>,
+        answer: Answer,
+        now: Moment,
+    ) {
+        match progress {
+            Progress::Passed => self.give_answer(policy, &turn, &answer, now),
+            Progress::Refused => self.fail(policy, &inspection::refused(), now),
+            Progress::Unchecked => self.fail(policy, &inspection::unchecked(), now),
+            Progress::Waiting | Progress::NotMine => {
+                self.phase = Phase::CheckAnswer(inspection, turn, answer)
+            }
         }
     }
 }

@@ -6,7 +6,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Exchange, Facts, Phase, chat::Waiting, routes::Route};
+use super::{
+    Exchange, Facts, Phase,
+    chat::Waiting,
+    inspection::{self, Inspection, Progress},
+    routes::Route,
+};
 use crate::{
     policy::{Policy, StoreFailure, auth},
     seam::{Input, Moment, Output},
@@ -132,16 +137,71 @@ impl Exchange {
         if let (Some(rate), Caller::Key(id)) = (policy.rates.key, &self.facts.caller) {
             gate(Gate::Key, format!("key:{id}"), Op::Enter(enter(Some(rate))));
         }
+        // A text that is to be checked takes no slot meanwhile.
+        if waiting.text.is_none() {
+            self.want_lease(policy, &mut waiting, &mut ops);
+        }
+        if ops.is_empty() {
+            return self.go_on(policy, waiting, now);
+        }
+        self.store(policy, Box::new(waiting), ops, now);
+    }
+
+    fn want_lease(&mut self, policy: &Policy, waiting: &mut Waiting, ops: &mut Vec<(String, Op)>) {
         if policy.admission.slots > 0 {
-            let admit = self.admit(policy, &waiting);
+            let admit = self.admit(policy, waiting);
             self.lease = Some(Lease { ticket: admit.ticket, model: admit.model });
             waiting.gates.push(Gate::Upstream);
             ops.push((UPSTREAM_KEY.into(), Op::Admit(admit)));
         }
+    }
+
+    /// The callers' gates are passed: the text is checked where that is wanted, then the lease
+    /// is asked for where it was not yet.
+    fn go_on(&mut self, policy: &Policy, mut waiting: Waiting, now: Moment) {
+        let Some(text) = waiting.text.take() else { return self.ask(policy, waiting, now) };
+        match self.inspect(policy, &text, now) {
+            Ok(Some(inspection)) => self.phase = Phase::CheckText(inspection, Box::new(waiting)),
+            Ok(None) => self.after_check(policy, waiting, now),
+            Err(()) => self.fail(policy, &inspection::unchecked(), now),
+        }
+    }
+
+    fn after_check(&mut self, policy: &Policy, mut waiting: Waiting, now: Moment) {
+        let mut ops = Vec::new();
+        self.want_lease(policy, &mut waiting, &mut ops);
         if ops.is_empty() {
             return self.ask(policy, waiting, now);
         }
         self.store(policy, Box::new(waiting), ops, now);
+    }
+
+    pub(super) fn in_text_check(
+        &mut self,
+        policy: &Policy,
+        mut inspection: Box<Inspection>,
+        waiting: Box<Waiting>,
+        input: &Input<'_>,
+        now: Moment,
+    ) {
+        let progress = self.inspect_on(policy, &mut inspection, input, now);
+        self.text_checked(policy, progress, inspection, waiting, now);
+    }
+
+    pub(super) fn text_checked(
+        &mut self,
+        policy: &Policy,
+        progress: Progress,
+        inspection: Box<Inspection>,
+        waiting: Box<Waiting>,
+        now: Moment,
+    ) {
+        match progress {
+            Progress::Passed => self.after_check(policy, *waiting, now),
+            Progress::Refused => self.fail(policy, &inspection::refused(), now),
+            Progress::Unchecked => self.fail(policy, &inspection::unchecked(), now),
+            Progress::Waiting | Progress::NotMine => self.phase = Phase::CheckText(inspection, waiting),
+        }
     }
 
     fn store(&mut self, _: &Policy, mut waiting: Box<Waiting>, ops: Vec<(String, Op)>, now: Moment) {
@@ -218,7 +278,7 @@ impl Exchange {
         if outcomes.len() < gates.len() {
             return self.store_failed(policy, *waiting, now);
         }
-        self.ask(policy, *waiting, now);
+        self.go_on(policy, *waiting, now);
     }
 
     /// One caller's answer: go on, or a refusal with its headers.
@@ -307,7 +367,7 @@ impl Exchange {
         self.timers.store = None;
         self.story.store_failed = true;
         match policy.store_failure {
-            StoreFailure::Open => self.ask(policy, waiting, now),
+            StoreFailure::Open => self.go_on(policy, waiting, now),
             StoreFailure::Closed => {
                 let failure = Failure::new(Code::StoreUnavailable, "the limits cannot be checked now");
                 self.fail(policy, &failure.after(5), now);

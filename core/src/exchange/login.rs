@@ -5,15 +5,17 @@
 //! client, a store or a log sees is a keyed hash.
 
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 use serde_json::json;
 
 use super::{
     Exchange, Phase,
     gates::{Caller, STORE_PATIENCE, blocked},
+    inspection::openid_key,
 };
 use crate::{
     policy::{
-        Policy, StoreFailure, auth, is_role,
+        ContentMode, Policy, StoreFailure, auth, is_role,
         session::{self, Claims},
     },
     seam::{Credential, Delivery, Fetch, FetchFailure, Input, Moment, Output, Rope, WECHAT},
@@ -263,6 +265,12 @@ impl Exchange {
                         let roles = &policy.login.roles;
                         let role = roles.iter().find(|(person, _)| *person == subject);
                         let role = role.map(|(_, role)| role.clone()).unwrap_or_default();
+                        if policy.content.mode != ContentMode::Off {
+                            // WeChat checks a text for the person who wrote it.
+                            let value = ByteBuf::from(identity.openid.into_bytes());
+                            let ttl_ms = (policy.login.renewable_s + policy.login.life_s) * 1000;
+                            self.tell(openid_key(&subject), Op::Write { value, ttl_ms });
+                        }
                         self.issue(policy, subject, role, now.unix_ms / 1000, now);
                     }
                     Err(failure) => self.fail(policy, &failure, now),

@@ -7,6 +7,7 @@
 mod chat;
 mod faults;
 mod gates;
+mod inspection;
 mod login;
 mod operations;
 mod record;
@@ -21,10 +22,14 @@ use serde_bytes::ByteBuf;
 use crate::{
     policy::{Policy, auth},
     seam::{DeadlineReason, Input, Moment, Output, RequestHead},
-    wire::failure::{Code, Failure, Language},
+    wire::{
+        answer::Answer,
+        failure::{Code, Failure, Language},
+    },
 };
 use chat::{Turn, Waiting};
 use gates::{Caller, Lease};
+use inspection::Inspection;
 use record::Story;
 use routes::{Origin, Route};
 use stream::{Refusal, Streaming};
@@ -43,6 +48,10 @@ enum Phase {
     Gates(Box<Waiting>),
     /// A place in the upstream's queue.
     Queue(Box<Waiting>),
+    /// The check of what the person wrote.
+    CheckText(Box<Inspection>, Box<Waiting>),
+    /// The check of what the agent wrote.
+    CheckAnswer(Box<Inspection>, Box<Turn>, Answer),
     /// A whole answer.
     Answer(Box<Turn>),
     /// The head of a stream.
@@ -89,6 +98,7 @@ struct Timers {
     store: Option<u64>,
     queue: Option<u64>,
     lease: Option<u64>,
+    check: Option<u64>,
 }
 
 impl Timers {
@@ -103,6 +113,7 @@ impl Timers {
             (self.store, DeadlineReason::Store),
             (self.queue, DeadlineReason::Queue),
             (self.lease, DeadlineReason::Lease),
+            (self.check, DeadlineReason::Check),
         ]
         .into_iter()
         .filter_map(|(at, reason)| at.map(|at| (at, reason)))
@@ -258,6 +269,12 @@ impl Exchange {
             Phase::Unauthorized(id, failure) => self.in_unauthorized(policy, id, failure, &input, now),
             Phase::Gates(waiting) => self.in_gates(policy, waiting, input, now),
             Phase::Queue(waiting) => self.in_queue(policy, waiting, &input, now),
+            Phase::CheckText(inspection, waiting) => {
+                self.in_text_check(policy, inspection, waiting, &input, now);
+            }
+            Phase::CheckAnswer(inspection, turn, answer) => {
+                self.in_answer_check(policy, inspection, turn, answer, &input, now);
+            }
             Phase::Answer(turn) => self.in_answer(policy, turn, input, now),
             Phase::StreamHead(turn) => self.in_stream_head(policy, turn, input, now),
             Phase::StreamRefusal(turn, refusal) => self.in_stream_refusal(policy, turn, refusal, input, now),
@@ -304,6 +321,23 @@ impl Exchange {
                     self.phase = phase;
                 }
             },
+            DeadlineReason::Check => match std::mem::replace(&mut self.phase, Phase::Done) {
+                Phase::CheckText(inspection, waiting) => {
+                    let progress = self.inspection_timed_out(policy, &inspection);
+                    self.text_checked(policy, progress, inspection, waiting, now);
+                }
+                Phase::CheckAnswer(inspection, turn, answer) => {
+                    let progress = self.inspection_timed_out(policy, &inspection);
+                    self.answer_checked(policy, progress, inspection, turn, answer, now);
+                }
+                Phase::Streaming(turn, streaming) => {
+                    self.stream_check_timed_out(policy, turn, streaming, now)
+                }
+                phase => {
+                    self.timers.check = None;
+                    self.phase = phase;
+                }
+            },
             DeadlineReason::Store => {
                 self.timers.store = None;
                 self.cancel();
@@ -345,10 +379,14 @@ impl Exchange {
     /// Gives up what the phase waits for.
     fn cancel(&mut self) {
         let id = match &self.phase {
-            Phase::Answer(turn)
-            | Phase::StreamHead(turn)
-            | Phase::StreamRefusal(turn, _)
-            | Phase::Streaming(turn, _) => Some(turn.fetch_id),
+            Phase::Answer(turn) | Phase::StreamHead(turn) | Phase::StreamRefusal(turn, _) => {
+                Some(turn.fetch_id)
+            }
+            Phase::Streaming(turn, streaming) => {
+                self.outputs.extend(streaming.inspection_id().map(|id| Output::Cancel { id }));
+                streaming.is_open().then_some(turn.fetch_id)
+            }
+            Phase::CheckText(inspection, _) | Phase::CheckAnswer(inspection, ..) => Some(inspection.id()),
             Phase::Probes(probes) => probes.waiting_fetch(),
             Phase::Gates(waiting) | Phase::Queue(waiting) => Some(waiting.store_id),
             Phase::Unauthorized(id, _) | Phase::LoginAnswer(id) => Some(*id),

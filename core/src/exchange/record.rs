@@ -43,6 +43,12 @@ pub(super) struct Story {
     pub warnings: Vec<Warning>,
     /// When the client was told to come back, in seconds.
     pub retry_after_s: Option<u64>,
+    /// What WeChat's content check said against a text: its label, and how WeChat finds it again.
+    pub content_label: Option<u32>,
+    pub content_trace: Option<String>,
+    /// A text passed or was refused without a check, and why the check failed.
+    pub unchecked: bool,
+    pub check_failed: Option<Code>,
     /// It waited in the upstream's queue.
     pub queued: bool,
     /// The store failed and the request passed all the same.
@@ -54,7 +60,8 @@ impl Story {
     pub(super) fn line(&self, policy: &Policy, facts: &Facts, now: Moment) -> Option<Output> {
         let level = match self.code {
             Some(code) => code.level(),
-            None if self.store_failed => Level::Error,
+            None if self.store_failed || self.check_failed == Some(Code::WechatMisconfigured) => Level::Error,
+            None if self.unchecked => Level::Warn,
             // A load balancer asks every few seconds.
             None if facts.route.is_operational() => Level::Debug,
             None => Level::Info,
@@ -106,6 +113,16 @@ impl Story {
         }
         if !self.warnings.is_empty() {
             put("warnings", self.warnings.iter().map(|warning| Value::from(warning.name())).collect());
+        }
+        if let Some(label) = self.content_label {
+            put("contentLabel", label.into());
+            put("contentTrace", self.content_trace.as_deref().unwrap_or_default().into());
+        }
+        if self.unchecked {
+            put("contentUnchecked", true.into());
+            if let Some(code) = self.check_failed {
+                put("contentCheck", code.name().into());
+            }
         }
         if self.queued {
             put("queued", true.into());

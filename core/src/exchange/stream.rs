@@ -7,9 +7,12 @@
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use super::{Exchange, Phase, chat};
+use super::{
+    Exchange, Phase, chat,
+    inspection::{self, Inspection, Progress},
+};
 use crate::{
-    policy::Policy,
+    policy::{ContentMode, Policy},
     seam::{FetchFailure, Input, Moment, Output, find_header},
     wire::{
         answer::{Finish, StreamEvent, Usage},
@@ -50,6 +53,37 @@ pub(super) struct Streaming {
     usage: Usage,
     /// The end mark was sent; only the connection's own end is missing.
     ended: bool,
+    /// What is held back until it has been checked, where texts are checked.
+    held: Option<Box<Held>>,
+    /// The connection has ended.
+    closed: bool,
+}
+
+/// Events that nobody has seen yet.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Held {
+    /// The text of the events that have not been handed in yet, and the events.
+    text: String,
+    events: String,
+    /// The events whose text is being checked.
+    checking: Option<(Box<Inspection>, String)>,
+    /// How many checks were passed.
+    passed: u32,
+}
+
+impl Held {
+    /// Whether there is enough for a check. The first is small, so that a person soon sees
+    /// something; later ones are larger, so that WeChat is not asked for every sentence.
+    fn is_ripe(&self, ended: bool) -> bool {
+        let enough = match self.passed {
+            0 => 60,
+            1 => 300,
+            _ => 1_500,
+        };
+        self.checking.is_none()
+            && !self.events.is_empty()
+            && (ended || self.text.chars().take(enough).count() >= enough)
+    }
 }
 
 impl Exchange {
@@ -119,7 +153,118 @@ impl Exchange {
         turn.envelope.first(&mut first);
         self.send(policy, first, now);
         self.timers.idle = Some(now.unix_ms + policy.deadlines.idle);
-        self.phase = Phase::Streaming(turn, Box::default());
+        let held = (policy.content.mode != ContentMode::Off).then(Box::default);
+        self.phase = Phase::Streaming(turn, Box::new(Streaming { held, ..Streaming::default() }));
+    }
+
+    /// Holds events back where texts are checked, and hands in what is enough for a check;
+    /// sends them at once where they are not. `None` when the exchange is over.
+    fn pass_on(
+        &mut self,
+        policy: &Policy,
+        turn: &Turn,
+        streaming: &mut Streaming,
+        out: String,
+        now: Moment,
+    ) -> Option<()> {
+        let ended = streaming.ended;
+        let Some(held) = &mut streaming.held else {
+            self.send(policy, out, now);
+            return Some(());
+        };
+        held.events.push_str(&out);
+        while held.is_ripe(ended) {
+            let (text, events) = (std::mem::take(&mut held.text), std::mem::take(&mut held.events));
+            match self.inspect(policy, &text, now) {
+                Ok(Some(inspection)) => held.checking = Some((inspection, events)),
+                Ok(None) => self.send(policy, events, now),
+                Err(()) => {
+                    self.give_up_stream(policy, turn, streaming, &inspection::unchecked(), now);
+                    return None;
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// A stream that may not go on, for a reason that does not lie with OpenClaw.
+    fn give_up_stream(
+        &mut self,
+        policy: &Policy,
+        turn: &Turn,
+        streaming: &Streaming,
+        failure: &Failure,
+        now: Moment,
+    ) {
+        self.close(turn, streaming);
+        self.fail_stream(policy, failure, String::new(), now);
+    }
+
+    /// The check of a piece of the stream has come to something.
+    fn stream_checked(
+        &mut self,
+        policy: &Policy,
+        turn: Box<Turn>,
+        mut streaming: Box<Streaming>,
+        progress: Progress,
+        now: Moment,
+    ) {
+        match progress {
+            Progress::Refused => self.give_up_stream(policy, &turn, &streaming, &inspection::refused(), now),
+            Progress::Unchecked => {
+                self.give_up_stream(policy, &turn, &streaming, &inspection::unchecked(), now)
+            }
+            Progress::Waiting | Progress::NotMine => self.phase = Phase::Streaming(turn, streaming),
+            Progress::Passed => {
+                let checked = streaming.held.as_mut().and_then(|held| {
+                    held.passed += 1;
+                    held.checking.take()
+                });
+                if let Some((_, events)) = checked {
+                    self.send(policy, events, now);
+                }
+                if self.pass_on(policy, &turn, &mut streaming, String::new(), now).is_none() {
+                    return;
+                }
+                self.end_if_shown(policy, turn, streaming, now);
+            }
+        }
+    }
+
+    /// Closes OpenClaw's connection, if it is still there.
+    fn close(&mut self, turn: &Turn, streaming: &Streaming) {
+        if !streaming.closed {
+            self.outputs.push_back(Output::Cancel { id: turn.fetch_id });
+        }
+    }
+
+    /// Ends an answer of which everything has been shown.
+    fn end_if_shown(&mut self, policy: &Policy, turn: Box<Turn>, streaming: Box<Streaming>, now: Moment) {
+        let waits = streaming.held.as_ref().is_some_and(|held| held.checking.is_some());
+        if !streaming.ended || waits {
+            self.phase = Phase::Streaming(turn, streaming);
+            return;
+        }
+        self.close(&turn, &streaming);
+        self.outputs.push_back(Output::End);
+        self.finish(policy, now);
+    }
+
+    /// WeChat has not answered about a piece of the stream in time.
+    pub(super) fn stream_check_timed_out(
+        &mut self,
+        policy: &Policy,
+        turn: Box<Turn>,
+        streaming: Box<Streaming>,
+        now: Moment,
+    ) {
+        let checking = streaming.held.as_ref().and_then(|held| held.checking.clone());
+        let progress = match &checking {
+            Some((inspection, _)) => self.inspection_timed_out(policy, inspection),
+            None => Progress::NotMine,
+        };
+        self.timers.check = None;
+        self.stream_checked(policy, turn, streaming, progress, now);
     }
 
     /// More of the stream.
@@ -131,6 +276,12 @@ impl Exchange {
         input: Input<'_>,
         now: Moment,
     ) {
+        if let Some((inspection, _)) = streaming.held.as_mut().and_then(|held| held.checking.as_mut()) {
+            let progress = self.inspect_on(policy, inspection, &input, now);
+            if progress != Progress::NotMine {
+                return self.stream_checked(policy, turn, streaming, progress, now);
+            }
+        }
         match input {
             Input::FetchLines { id, lines } if id == turn.fetch_id => {
                 if streaming.ended {
@@ -146,34 +297,50 @@ impl Exchange {
                 self.story.usage = Some(streaming.usage).filter(|usage| usage.total > 0);
                 if let Some(failure) = failure {
                     self.outputs.push_back(Output::Cancel { id });
+                    self.drop_check(&streaming);
+                    // What has not been checked is not shown.
+                    let out = if streaming.held.is_some() { String::new() } else { out };
                     self.fail_stream(policy, &failure, out, now);
-                } else {
-                    self.send(policy, out, now);
-                    if streaming.ended {
-                        // Nothing may follow the end mark, not even a comment.
-                        self.timers.heartbeat = None;
-                        self.timers.idle = Some(now.unix_ms + CLOSE_GRACE);
-                    }
-                    self.phase = Phase::Streaming(turn, streaming);
+                    return;
                 }
+                if self.pass_on(policy, &turn, &mut streaming, out, now).is_none() {
+                    return;
+                }
+                if streaming.ended && streaming.held.is_some() {
+                    // OpenClaw is done; its slot need not wait for WeChat.
+                    self.timers.idle = None;
+                    self.release_lease(policy);
+                    return self.end_if_shown(policy, turn, streaming, now);
+                }
+                if streaming.ended {
+                    // Nothing may follow the end mark, not even a comment.
+                    self.timers.heartbeat = None;
+                    self.timers.idle = Some(now.unix_ms + CLOSE_GRACE);
+                }
+                self.phase = Phase::Streaming(turn, streaming);
             }
             Input::FetchEnd { id } if id == turn.fetch_id => {
                 let mut out = String::new();
-                let failure = streaming.end(&turn, &mut out);
-                match failure {
-                    None => {
-                        self.send(policy, out, now);
-                        self.outputs.push_back(Output::End);
-                        self.finish(policy, now);
-                    }
-                    Some(failure) => self.fail_stream(policy, &failure, out, now),
+                streaming.closed = true;
+                if let Some(failure) = streaming.end(&turn, &mut out) {
+                    self.drop_check(&streaming);
+                    return self.fail_stream(policy, &failure, out, now);
                 }
+                if self.pass_on(policy, &turn, &mut streaming, out, now).is_none() {
+                    return;
+                }
+                if streaming.held.is_some() {
+                    self.timers.idle = None;
+                    self.release_lease(policy);
+                }
+                self.end_if_shown(policy, turn, streaming, now);
             }
             Input::FetchFailed { id, failure } if id == turn.fetch_id => {
+                streaming.closed = true;
                 if streaming.ended {
-                    self.outputs.push_back(Output::End);
-                    return self.finish(policy, now);
+                    return self.end_if_shown(policy, turn, streaming, now);
                 }
+                self.drop_check(&streaming);
                 let failure = match failure {
                     FetchFailure::ConnectTimeout => chat::timed_out(),
                     _ => upstream::protocol(),
@@ -193,12 +360,13 @@ impl Exchange {
         streaming: &Streaming,
         now: Moment,
     ) {
-        if streaming.ended {
+        let held = streaming.held.is_some();
+        if streaming.ended && !held {
             self.outputs.push_back(Output::End);
             return self.finish(policy, now);
         }
         let mut out = String::new();
-        if streaming.finish.is_some() {
+        if streaming.finish.is_some() && !held {
             streaming.write_end(turn, &mut out);
             self.send(policy, out, now);
             self.outputs.push_back(Output::End);
@@ -230,10 +398,28 @@ impl Exchange {
     }
 }
 
+impl Exchange {
+    /// A check that nobody waits for any more.
+    fn drop_check(&mut self, streaming: &Streaming) {
+        self.outputs.extend(streaming.inspection_id().map(|id| Output::Cancel { id }));
+    }
+}
+
 impl Streaming {
+    /// What a running check waits for.
+    pub(super) fn inspection_id(&self) -> Option<u32> {
+        let (inspection, _) = self.held.as_ref()?.checking.as_ref()?;
+        Some(inspection.id())
+    }
+
+    /// Whether OpenClaw's connection is still there.
+    pub(super) fn is_open(&self) -> bool {
+        !self.closed
+    }
+
     /// Reads lines and writes the client's events; gives the failure that ends it.
     fn read(&mut self, turn: &Turn, lines: &[u8], out: &mut String) -> Option<Failure> {
-        let Self { events, links, finish, usage, ended } = self;
+        let Self { events, links, finish, usage, ended, held, .. } = self;
         let (mut failure, mut done) = (None, false);
         let mut handle = |event: StreamEvent<'_>| {
             if failure.is_some() || done {
@@ -244,6 +430,9 @@ impl Streaming {
                     turn.envelope.delta(out, raw);
                     if let Ok(text) = serde_json::from_str::<std::borrow::Cow<'_, str>>(raw) {
                         links.push(&text);
+                        if let Some(held) = held.as_mut() {
+                            held.text.push_str(&text);
+                        }
                     }
                 }
                 StreamEvent::Finished(reason) => *finish = Some(reason),

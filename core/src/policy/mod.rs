@@ -170,6 +170,27 @@ pub struct Login {
     pub server_keys: Vec<auth::KeyDigest>,
 }
 
+/// What WeChat's content check decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ContentMode {
+    /// Nothing: no text is sent to it.
+    #[default]
+    Off,
+    /// Nothing, but what it says is logged.
+    Log,
+    /// A risky text is refused.
+    Enforce,
+}
+
+/// How texts are checked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Content {
+    /// What a verdict decides.
+    pub mode: ContentMode,
+    /// What a text means that could not be checked.
+    pub failure: StoreFailure,
+}
+
 /// How many turns OpenClaw is given at once, and how many may wait.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Admission {
@@ -223,6 +244,8 @@ pub struct Policy {
     pub login: Login,
     /// When a caller is treated differently; `block: 0` is never.
     pub abuse: Thresholds,
+    /// Content checks.
+    pub content: Content,
     /// Slots and places.
     pub admission: Admission,
     /// What a failing store means.
@@ -289,6 +312,7 @@ impl Default for Policy {
             costs: Vec::new(),
             login: Login { life_s: 7_200, renewable_s: 7 * 86_400, ..Login::default() },
             abuse: Thresholds { slow: 30, restrict: 60, block: 120, block_ms: 60_000 },
+            content: Content::default(),
             // OpenClaw runs max(8, 4 x cores) turns at once (2026.9.6, `agents.defaults.maxConcurrent`).
             admission: Admission { slots: 8, places: 64, models: Vec::new() },
             store_failure: StoreFailure::Open,

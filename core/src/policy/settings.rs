@@ -7,7 +7,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::{
-    Environment, HostFacts, Memory, Origins, Policy, Role, StoreFailure, auth::KeyDigest, session::SigningKey,
+    ContentMode, Environment, HostFacts, Memory, Origins, Policy, Role, StoreFailure, auth::KeyDigest,
+    session::SigningKey,
 };
 use crate::{seam::Level, state::caller::Rate};
 
@@ -18,6 +19,8 @@ pub const NAMES: &[&str] = &[
     "CHAT_MEMORY",
     "CHAT_MODELS",
     "CONNECT_TIMEOUT_MS",
+    "CONTENT_CHECK",
+    "CONTENT_CHECK_FAILURE",
     "CORS_ALLOW_ORIGINS",
     "FAULT_INJECTION",
     "FIRST_BYTE_TIMEOUT_MS",
@@ -408,6 +411,22 @@ fn read_login(read: &mut Reader<'_>, secrets: &Secrets, source: Option<&str>, po
     let url = wechat_url(read.settings);
     if !(url.starts_with("http://") || url.starts_with("https://")) || url.contains(['@', '?', '#']) {
         read.wrong("WECHAT_API_URL", "must begin with http:// or https://, without credentials or a query");
+    }
+    policy.content.mode = read.word(
+        "CONTENT_CHECK",
+        &[("off", ContentMode::Off), ("log", ContentMode::Log), ("enforce", ContentMode::Enforce)],
+        ContentMode::Off,
+    );
+    policy.content.failure = read.word(
+        "CONTENT_CHECK_FAILURE",
+        &[("open", StoreFailure::Open), ("closed", StoreFailure::Closed)],
+        StoreFailure::Open,
+    );
+    if policy.content.mode != ContentMode::Off && login.appid.is_none() {
+        read.wrong(
+            "CONTENT_CHECK",
+            "needs WECHAT_APPID and WECHAT_SECRET: WeChat checks for people who logged in",
+        );
     }
     login.life_s = read.number("SESSION_LIFE_SECONDS", (60, 86_400), login.life_s);
     login.renewable_s = read.number("SESSION_RENEWABLE_SECONDS", (60, 90 * 86_400), login.renewable_s);

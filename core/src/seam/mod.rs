@@ -282,6 +282,8 @@ pub enum DeadlineReason {
     Queue,
     /// A lease is to be renewed.
     Lease,
+    /// A content check does not answer.
+    Check,
 }
 
 /// A request to an upstream.
@@ -346,6 +348,9 @@ pub struct Rope(pub Vec<Piece>);
 pub enum Piece {
     /// These bytes.
     Literal(String),
+    /// A secret by its setting's name, which the host puts in when it sends. It stands inside
+    /// of a JSON string and needs no escaping there.
+    Secret(String),
     /// This range of the request's body: first byte and length.
     Body {
         /// The offset of the first byte.
@@ -376,12 +381,13 @@ impl Rope {
         }
     }
 
-    /// The number of bytes.
+    /// The number of bytes, without secrets.
     pub fn len(&self) -> u64 {
         self.0
             .iter()
             .map(|piece| match piece {
                 Piece::Literal(text) => text.len() as u64,
+                Piece::Secret(_) => 0,
                 Piece::Body { len, .. } => u64::from(*len),
             })
             .sum()

@@ -39,7 +39,7 @@ pub(crate) struct Usage {
 }
 
 /// A complete answer, as either API gave it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Answer {
     pub text: String,
     pub finish: Finish,

@@ -39,6 +39,8 @@ pub(crate) struct ChatRequest {
     pub api: Api,
     /// The body for it.
     pub body: Rope,
+    /// What the person wrote last.
+    pub text: String,
     /// Where in the body's first literal another system message may be put.
     pub system_at: usize,
     /// What was left out.
@@ -161,6 +163,20 @@ struct Line {
 }
 
 impl Line {
+    /// The texts as a person reads them.
+    fn text(&self, elided: &Elided<'_>) -> String {
+        let mut out = String::new();
+        for range in &self.texts {
+            let quoted = [b"\"", elided.bytes(range.clone()), b"\""].concat();
+            if !out.is_empty() {
+                out.push('\n');
+            }
+            // It was inside of a JSON string that has been parsed.
+            out.push_str(&serde_json::from_slice::<String>(&quoted).unwrap_or_default());
+        }
+        out
+    }
+
     fn is_empty(&self) -> bool {
         self.texts.iter().all(Range::is_empty)
     }
@@ -236,6 +252,7 @@ pub(crate) fn parse(policy: &Policy, body: &[u8], known: bool) -> Result<ChatReq
         user: parsed.user,
         attachments: media.len(),
         api,
+        text: newest.text(&elided),
         body,
         system_at,
         warnings,
@@ -589,6 +606,7 @@ mod tests {
         for piece in &request.body.0 {
             match piece {
                 Piece::Literal(text) => bytes.extend_from_slice(text.as_bytes()),
+                Piece::Secret(name) => panic!("a chat has no secret: {name}"),
                 Piece::Body { start, len } => {
                     bytes.extend_from_slice(&body.as_bytes()[*start as usize..(*start + *len) as usize]);
                 }

@@ -128,6 +128,8 @@ codes! {
     LoginUnavailable = "login_unavailable", 501, Configuration, false;
     /// The text or picture is not fit to be passed on.
     ContentRefused = "content_refused", 400, Policy, false;
+    /// The text could not be checked, and the settings say to refuse then.
+    ContentUnchecked = "content_unchecked", 503, Upstream, true;
     /// WeChat's servers failed, or are at a limit.
     WechatUnavailable = "wechat_unavailable", 503, Upstream, true;
     /// WeChat's servers refuse this gateway.

@@ -16,5 +16,4 @@ pub(crate) mod pdf;
 pub(crate) mod responses;
 pub(crate) mod sse;
 pub(crate) mod upstream;
-#[allow(dead_code, reason = "the exchanges that speak to WeChat come next")]
 pub(crate) mod wechat;

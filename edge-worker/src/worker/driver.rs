@@ -276,8 +276,9 @@ impl Driver {
     fn fetch(&mut self, fetch: &Fetch) {
         let (id, delivery) = (fetch.id, fetch.delivery);
         let empty = Uint8Array::new_with_length(0);
-        let body =
-            (!fetch.body.is_empty()).then(|| js::resolve(&fetch.body, self.body.as_ref().unwrap_or(&empty)));
+        let source = self.body.as_ref().unwrap_or(&empty);
+        let secret = |name: &str| self.worker.addresses.credential(name);
+        let body = (!fetch.body.is_empty()).then(|| js::resolve(&fetch.body, source, secret)).flatten();
         self.body = None;
         let sent = upstream::send(&self.worker.addresses, fetch, body);
         let answer = async move {

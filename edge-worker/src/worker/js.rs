@@ -89,16 +89,27 @@ pub(super) fn log_line(event: &str, problem: &str) -> String {
 
 /// A rope put together outside of wasm memory: ranges of the request's body are copied by
 /// JavaScript and never come in here.
-pub(super) fn resolve(rope: &Rope, body: &Uint8Array) -> Uint8Array {
-    let whole = Uint8Array::new_with_length(u32::try_from(rope.len()).unwrap_or(u32::MAX));
+/// `None` for a secret that is not known.
+pub(super) fn resolve<'s>(
+    rope: &Rope,
+    body: &Uint8Array,
+    secret: impl Fn(&str) -> Option<&'s str>,
+) -> Option<Uint8Array> {
+    let secrets = rope.0.iter().filter_map(|piece| match piece {
+        Piece::Secret(name) => secret(name),
+        _ => None,
+    });
+    let length = rope.len() + secrets.map(|secret| secret.len() as u64).sum::<u64>();
+    let whole = Uint8Array::new_with_length(u32::try_from(length).unwrap_or(u32::MAX));
     let mut at = 0;
     for piece in &rope.0 {
         let part = match piece {
             Piece::Literal(text) => Uint8Array::from(text.as_bytes()),
+            Piece::Secret(name) => Uint8Array::from(secret(name)?.as_bytes()),
             Piece::Body { start, len } => body.subarray(*start, *start + *len),
         };
         whole.set(&part, at);
         at += part.length();
     }
-    whole
+    Some(whole)
 }

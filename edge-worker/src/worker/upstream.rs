@@ -42,7 +42,7 @@ impl Addresses {
         }
     }
 
-    fn credential(&self, name: &str) -> Option<&str> {
+    pub(super) fn credential(&self, name: &str) -> Option<&str> {
         self.credentials.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
     }
 }

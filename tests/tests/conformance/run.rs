@@ -253,6 +253,9 @@ impl<'c, 'e> Run<'c, 'e> {
         for piece in &fetch.body.0 {
             match piece {
                 Piece::Literal(text) => out.push_str(text),
+                Piece::Secret(name) => {
+                    let _ = write!(out, "<{name}>");
+                }
                 Piece::Body { start, len } => {
                     let (start, len) = (*start as usize, *len as usize);
                     let range = &self.body[start..start + len];

@@ -69,7 +69,7 @@ fn use_for_ms(life_s: u64) -> u64 {
     life_ms - EARLY_MS.min(life_ms / 2)
 }
 
-/// What each `errcode` means. `platforms.md`, a.4.
+/// What each `errcode` means. From WeChat's documentation of the call.
 fn refused(errcode: Option<i64>) -> Failure {
     match errcode {
         Some(40164) => misconfigured(

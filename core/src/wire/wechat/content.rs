@@ -1,4 +1,4 @@
-//! Content checks: whether WeChat holds a text or a picture fit to be shown.
+//! Content checks: whether WeChat holds a text fit to be shown.
 //!
 //! WeChat takes 2,500 characters at a time, so a long text is checked in pieces. Nothing
 //! may pass here by accident: an answer that says nothing is a fault, a verdict that is
@@ -16,18 +16,9 @@ pub(crate) const MAX_CHARS: usize = 2_500;
 /// How far back from the limit a better place to cut is looked for, in characters.
 const LOOK_BACK: usize = 200;
 
-/// Where a content appears, as WeChat divides it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scene {
-    /// A profile.
-    Profile = 1,
-    /// A comment.
-    Comment = 2,
-    /// A forum.
-    Forum = 3,
-    /// A social log.
-    SocialLog = 4,
-}
+/// Where a text appears, as WeChat divides it: 1 profile, 2 comment, 3 forum, 4 social log. A
+/// conversation comes nearest to the last.
+const SCENE: u8 = 4;
 
 /// Cuts a text into pieces of at most `max_chars` characters, after a sentence or a space
 /// where there is one near the limit: a word that is cut in two is not recognized.
@@ -64,22 +55,10 @@ fn cut(text: &str, max_chars: usize) -> usize {
 
 /// The body of `POST /wxa/msg_sec_check`, version 2. `openid` is whose text it is, or who
 /// will read it; they must have been in the Mini Program within two hours.
-pub(crate) fn request_body(content: &str, openid: &str, scene: Scene) -> String {
+pub(crate) fn request_body(content: &str, openid: &str) -> String {
     format!(
-        r#"{{"content":{},"version":2,"scene":{},"openid":{}}}"#,
+        r#"{{"content":{},"version":2,"scene":{SCENE},"openid":{}}}"#,
         json::string(content),
-        scene as u8,
-        json::string(openid)
-    )
-}
-
-/// The body of `POST /wxa/media_check_async` for a picture, version 2. WeChat downloads it
-/// from `url` and pushes the verdict here within 30 minutes.
-pub(crate) fn media_request_body(url: &str, openid: &str, scene: Scene) -> String {
-    format!(
-        r#"{{"media_url":{},"media_type":2,"version":2,"scene":{},"openid":{}}}"#,
-        json::string(url),
-        scene as u8,
         json::string(openid)
     )
 }
@@ -115,17 +94,13 @@ pub(crate) enum CheckFault {
     NotSeen,
     /// A limit of calls is reached.
     Quota,
-    /// The picture was handed in before: its verdict comes for the first request.
-    Repeated,
-    /// WeChat could not download the picture.
-    NotDownloaded,
     /// WeChat refuses the request itself, by this `errcode`.
     BadRequest(i64),
     /// WeChat failed, or its answer says nothing.
     Unavailable,
 }
 
-/// WeChat's answer to a check, and its event about a picture. `detail` is not read: the
+/// WeChat's answer to a check. `detail` is not read: the
 /// result is made of it.
 #[derive(Deserialize)]
 struct Answer {
@@ -135,8 +110,6 @@ struct Answer {
     trace_id: Option<String>,
     #[serde(default)]
     result: Option<Outcome>,
-    #[serde(default, rename = "Event")]
-    event: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -169,15 +142,13 @@ impl Answer {
     }
 }
 
-/// What an `errcode` means here; `None` is no error. `platforms.md`, a.5.
+/// What an `errcode` means here; `None` is no error. From WeChat's documentation of the call.
 fn fault(errcode: Option<i64>) -> Option<CheckFault> {
     Some(match errcode? {
         0 => return None,
         code if is_token_error(code) => CheckFault::Token,
         61010 => CheckFault::NotSeen,
         44991 | 45009 | 45011 => CheckFault::Quota,
-        87020 => CheckFault::Repeated,
-        -1008 => CheckFault::NotDownloaded,
         -1 => CheckFault::Unavailable,
         code => CheckFault::BadRequest(code),
     })
@@ -186,35 +157,6 @@ fn fault(errcode: Option<i64>) -> Option<CheckFault> {
 /// The verdict in the answer to [`request_body`].
 pub(crate) fn verdict(status: u16, body: &[u8]) -> Result<Verdict, CheckFault> {
     Answer::read(status, body)?.verdict()
-}
-
-/// The trace id in the answer to [`media_request_body`]: the verdict comes under it.
-pub(crate) fn media_accepted(status: u16, body: &[u8]) -> Result<String, CheckFault> {
-    let answer = Answer::read(status, body)?;
-    match fault(answer.errcode) {
-        Some(fault) => Err(fault),
-        None => answer.trace_id.filter(|id| !id.is_empty()).ok_or(CheckFault::Unavailable),
-    }
-}
-
-/// What became of a picture's check.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct MediaEvent {
-    /// Of which check, by [`media_accepted`].
-    pub trace_id: String,
-    /// The verdict.
-    pub verdict: Result<Verdict, CheckFault>,
-}
-
-/// The pushed event `wxa_media_check`, after its signature was checked. `None` is another
-/// event, or none.
-pub(crate) fn media_event(message: &[u8]) -> Option<MediaEvent> {
-    let answer = Answer::read(200, message).ok()?;
-    if answer.event.as_deref() != Some("wxa_media_check") {
-        return None;
-    }
-    let trace_id = answer.trace_id.clone().filter(|id| !id.is_empty())?;
-    Some(MediaEvent { trace_id, verdict: answer.verdict() })
 }
 
 #[cfg(test)]
@@ -257,15 +199,8 @@ mod tests {
 
     #[test]
     fn bodies_are_json_with_the_text_as_it_is() {
-        let body = request_body("引\"号\n", "o1", Scene::Forum);
-        assert_eq!(body, r#"{"content":"引\"号\n","version":2,"scene":3,"openid":"o1"}"#);
-        let body: serde_json::Value =
-            serde_json::from_str(&media_request_body("https://h/a?b=\"", "o1", Scene::Profile))
-                .expect("json");
-        let expected = serde_json::json!({
-            "media_url": "https://h/a?b=\"", "media_type": 2, "version": 2, "scene": 1, "openid": "o1",
-        });
-        assert_eq!(body, expected);
+        let body = request_body("引\"号\n", "o1");
+        assert_eq!(body, r#"{"content":"引\"号\n","version":2,"scene":4,"openid":"o1"}"#);
     }
 
     fn suggested(body: &str) -> Result<(Suggest, u32), CheckFault> {
@@ -312,13 +247,10 @@ mod tests {
             (40129, CheckFault::BadRequest(40129)),
             (43104, CheckFault::BadRequest(43104)),
             (47001, CheckFault::BadRequest(47001)),
-            (87020, CheckFault::Repeated),
-            (-1008, CheckFault::NotDownloaded),
             (-1, CheckFault::Unavailable),
         ] {
             let body = format!(r#"{{"errcode":{errcode},"errmsg":"…","trace_id":"t"}}"#);
             assert_eq!(suggested(&body), Err(fault), "{errcode}");
-            assert_eq!(media_accepted(200, body.as_bytes()), Err(fault), "{errcode}");
         }
     }
 
@@ -326,39 +258,9 @@ mod tests {
     fn an_answer_that_says_nothing_is_a_fault() {
         for body in ["", "[]", "{}", r#"{"errcode":0}"#, r#"{"result":{}}"#, r#"{"result":{"label":100}}"#] {
             assert_eq!(suggested(body), Err(CheckFault::Unavailable), "{body}");
-            assert_eq!(media_accepted(200, body.as_bytes()), Err(CheckFault::Unavailable), "{body}");
         }
         let pass = br#"{"result":{"suggest":"pass"}}"#;
         assert_eq!(verdict(500, pass), Err(CheckFault::Unavailable));
-    }
-
-    #[test]
-    fn a_picture_is_accepted_and_its_verdict_is_pushed() {
-        let accepted = br#"{"errcode":0,"errmsg":"ok","trace_id":"t-9"}"#;
-        assert_eq!(media_accepted(200, accepted), Ok("t-9".into()));
-        let event = |rest: &str| {
-            media_event(
-                format!(r#"{{"MsgType":"event","Event":"wxa_media_check","trace_id":"t-9",{rest}}}"#)
-                    .as_bytes(),
-            )
-        };
-        let risky = Verdict { suggest: Suggest::Risky, label: 20_002, trace_id: "t-9".into() };
-        assert_eq!(
-            event(r#""errcode":0,"result":{"suggest":"risky","label":20002}"#),
-            Some(MediaEvent { trace_id: "t-9".into(), verdict: Ok(risky) })
-        );
-        assert_eq!(
-            event(r#""errcode":-1008"#),
-            Some(MediaEvent { trace_id: "t-9".into(), verdict: Err(CheckFault::NotDownloaded) })
-        );
-        for other in [
-            "{}",
-            "",
-            r#"{"Event":"debug_demo","trace_id":"t"}"#,
-            r#"{"Event":"wxa_media_check","trace_id":""}"#,
-        ] {
-            assert_eq!(media_event(other.as_bytes()), None, "{other}");
-        }
     }
 
     #[cfg(not(target_arch = "wasm32"))]
@@ -376,7 +278,6 @@ mod tests {
         #[test]
         fn any_bytes_are_answered(bytes in proptest::collection::vec(0_u8..=255, 0..200)) {
             proptest::prop_assert!(verdict(200, &bytes).is_err());
-            let _ = media_event(&bytes);
         }
     }
 }

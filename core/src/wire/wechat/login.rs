@@ -92,7 +92,7 @@ pub(crate) fn identity(status: u16, body: &[u8]) -> Result<Identity, Failure> {
     }
 }
 
-/// What each `errcode` means for the client. `platforms.md`, a.3.
+/// What each `errcode` means for the client. From WeChat's documentation of the call.
 fn refused(errcode: Option<i64>) -> Failure {
     match errcode {
         // Unknown, of another app, older than five minutes; or missing.

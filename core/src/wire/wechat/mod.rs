@@ -1,5 +1,5 @@
 //! What WeChat's servers are asked and what they answer: login, access tokens, content
-//! checks, and the messages that they push here.
+//! checks.
 //!
 //! WeChat answers nearly everything with status 200; what happened is in `errcode`. Its
 //! `errmsg` is never read: it repeats our address, our app id and digits of our secret.
@@ -16,7 +16,6 @@ use super::failure::{Code, Failure};
 pub(crate) mod access_token;
 pub(crate) mod content;
 pub(crate) mod login;
-pub(crate) mod push;
 
 /// WeChat's servers failed, or answered something else than what is documented.
 fn unavailable() -> Failure {
