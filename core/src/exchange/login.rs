@@ -6,7 +6,6 @@
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
-use serde_json::json;
 
 use super::{
     Exchange, Phase,
@@ -25,7 +24,7 @@ use crate::{
     },
     wire::{
         failure::{Code, Failure},
-        wechat,
+        json, wechat,
     },
 };
 
@@ -116,7 +115,7 @@ impl Exchange {
             #[serde(default)]
             role: String,
         }
-        let parsed = serde_json::from_slice::<Body>(body)
+        let parsed = json::object::<Body>(body)
             .map_err(|_| Failure::new(Code::InvalidJson, "body: send {\"userId\": \"…\", \"role\": \"…\"}"));
         let failure = match parsed {
             Err(failure) => failure,
@@ -144,7 +143,7 @@ impl Exchange {
             #[serde(default)]
             user_id: Option<String>,
         }
-        let parsed = serde_json::from_slice::<Body>(body).ok();
+        let parsed = json::object::<Body>(body).ok();
         let subject = match parsed {
             Some(Body { subject: Some(subject), user_id: None }) => Some(subject),
             Some(Body { subject: None, user_id: Some(id) }) => Some(auth::person(policy, "backend", &id)),
@@ -230,7 +229,7 @@ impl Exchange {
             Next::Code(code) => self.ask_wechat(policy, &code, now),
             Next::Renewal { subject, role, login_s, .. } => self.issue(policy, subject, role, login_s, now),
             Next::Revoked { subject } => {
-                let body = json!({"revoked": true, "subject": subject}).to_string();
+                let body = serde_json::json!({"revoked": true, "subject": subject}).to_string();
                 self.respond_json(policy, 200, body, now);
             }
         }
@@ -307,7 +306,7 @@ impl Exchange {
             let failure = Failure::new(Code::LoginUnavailable, "no key to sign a token with");
             return self.fail(policy, &failure, now);
         };
-        let body = json!({
+        let body = serde_json::json!({
             "token": token,
             "tokenType": "Bearer",
             "expiresIn": policy.login.life_s,

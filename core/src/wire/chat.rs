@@ -195,7 +195,7 @@ struct Media {
 /// `known` says that a token names the caller, whatever the body calls itself.
 pub(crate) fn parse(policy: &Policy, body: &[u8], known: bool) -> Result<ChatRequest, Failure> {
     let elided = Elided::new(body);
-    let parsed: Body<'_> = serde_json::from_slice(elided.text()).map_err(|error| invalid_json(&error))?;
+    let parsed: Body<'_> = json::object(elided.text()).map_err(|error| invalid_json(&error))?;
     let Some(upstream_model) = policy.upstream_model(parsed.model.as_deref()) else {
         let list = policy.chat.models.join(", ");
         return Err(Failure::new(
@@ -725,6 +725,7 @@ mod tests {
         for (body, expected) in [
             ("", Code::InvalidJson),
             ("[]", Code::InvalidJson),
+            (r#" ["openclaw",[{"role":"user","content":"x"}],false,null,"u",null]"#, Code::InvalidJson),
             ("{", Code::InvalidJson),
             ("{\"messages\":[{\"role\":\"user\",\"content\":\"\u{1}\"}]}", Code::InvalidJson),
             (r#"{"messages":"x"}"#, Code::InvalidJson),

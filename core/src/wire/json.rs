@@ -1,4 +1,15 @@
-//! Writing JSON by hand where a value is put together from pieces.
+//! Writing JSON by hand where a value is put together from pieces, and reading what must be
+//! an object.
+
+use serde::{Deserialize, de::Error as _};
+
+/// The object in a request's body. Serde alone would also take a list of the fields' values.
+pub(crate) fn object<'a, T: Deserialize<'a>>(body: &'a [u8]) -> serde_json::Result<T> {
+    if body.trim_ascii_start().starts_with(b"[") {
+        return Err(serde_json::Error::custom("expected an object, and not a list"));
+    }
+    serde_json::from_slice(body)
+}
 
 /// Appends `text` as a JSON string.
 pub(crate) fn push_string(out: &mut String, text: &str) {

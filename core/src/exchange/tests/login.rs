@@ -172,6 +172,7 @@ fn a_backend_names_its_people() {
     assert_eq!(ask("wrong", json!({"userId": "u_123"})).failure(), (401, "unauthorized".into()));
     assert_eq!(ask("server-key", json!({"userId": ""})).failure(), (400, "user_invalid".into()));
     assert_eq!(ask("server-key", json!({"userId": 5})).failure(), (400, "invalid_json".into()));
+    assert_eq!(ask("server-key", json!(["u_123", "vip"])).failure(), (400, "invalid_json".into()));
     assert_eq!(ask("server-key", json!({"userId": "u", "role": "Bad Role"})).status(), 400);
 }
 

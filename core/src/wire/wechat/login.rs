@@ -9,7 +9,10 @@ use core::fmt;
 use serde::Deserialize;
 
 use super::{is_name, lenient_integer, misconfigured, push_query_value, unavailable};
-use crate::wire::failure::{Code, Failure};
+use crate::wire::{
+    failure::{Code, Failure},
+    json,
+};
 
 /// WeChat's codes have 32 characters today; the length is not documented.
 const MAX_CODE: usize = 512;
@@ -28,9 +31,7 @@ struct Login {
 
 /// The `code` in a login request.
 pub(crate) fn parse_login(body: &[u8]) -> Result<String, Failure> {
-    // Serde would take an array of fields for the object.
-    let is_object = body.trim_ascii_start().starts_with(b"{");
-    let login = serde_json::from_slice::<Login>(body).ok().filter(|_| is_object).ok_or_else(|| {
+    let login = json::object::<Login>(body).map_err(|_| {
         Failure::new(Code::InvalidJson, r#"send {"code": "…"} with the code that wx.login gave"#)
     })?;
     if is_name(&login.code, MAX_CODE) {
