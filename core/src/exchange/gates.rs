@@ -104,6 +104,71 @@ impl Facts {
 }
 
 impl Exchange {
+    /// What is asked about the address of a right key before anything else is done: a guesser
+    /// who is blocked sees no difference between the right key and the others, not in an
+    /// answer about the rest of the request and not in whether its body is read. A token cannot
+    /// be guessed, and many phones share an address: it is let in from anywhere.
+    pub(super) fn door(&self, policy: &Policy) -> Option<Enter> {
+        let by_key = !matches!(self.facts.caller, Caller::Session { .. });
+        let rate = match self.facts.route {
+            Route::Chat => policy.rates.address,
+            Route::Token | Route::Revoke => None,
+            _ => return None,
+        };
+        let enter = Enter { rate, cost: 1, thresholds: policy.abuse, fingerprint: 0, bytes: 0 };
+        (by_key && policy.abuse.block > 0).then_some(enter)
+    }
+
+    pub(super) fn ask_door(&mut self, policy: &Policy, enter: Enter, flaw: Option<Failure>) {
+        let store_id = self.take_id();
+        let ops = vec![(self.facts.address_key(policy), Op::Enter(enter))];
+        self.outputs.push_back(Output::Store { id: store_id, ops });
+        self.timers.store = Some(self.facts.started_ms + STORE_PATIENCE);
+        self.phase = Phase::Door(store_id, flaw);
+    }
+
+    pub(super) fn in_door(
+        &mut self,
+        policy: &Policy,
+        store_id: u32,
+        flaw: Option<Failure>,
+        input: &Input<'_>,
+        now: Moment,
+    ) {
+        match input {
+            Input::Stored { id, outcomes } if *id == store_id => {
+                self.timers.store = None;
+                match outcomes.first() {
+                    Some(Outcome::Entered { standing: Standing::Blocked { for_ms }, .. }) => {
+                        self.fail(policy, &blocked(*for_ms), now);
+                    }
+                    Some(Outcome::Entered { granted: false, retry_after_ms, .. }) => {
+                        self.fail(policy, &too_many("requests from this address", *retry_after_ms), now);
+                    }
+                    Some(Outcome::Entered { standing, .. }) => {
+                        self.facts.restricted = *standing == Standing::Restricted;
+                        self.admitted(policy, flaw, now);
+                    }
+                    _ => self.door_failed(policy, flaw, now),
+                }
+            }
+            Input::StoreFailed { id } if *id == store_id => self.door_failed(policy, flaw, now),
+            _ => self.phase = Phase::Door(store_id, flaw),
+        }
+    }
+
+    pub(super) fn door_failed(&mut self, policy: &Policy, flaw: Option<Failure>, now: Moment) {
+        self.timers.store = None;
+        self.story.store_failed = true;
+        match policy.store_failure {
+            StoreFailure::Open => self.admitted(policy, flaw, now),
+            StoreFailure::Closed => {
+                let failure = Failure::new(Code::StoreUnavailable, "the limits cannot be checked now");
+                self.fail(policy, &failure.after(5), now);
+            }
+        }
+    }
+
     /// Asks all gates, or goes on where there are none.
     pub(super) fn ask_gates(&mut self, policy: &Policy, mut waiting: Waiting, body: &[u8], now: Moment) {
         let mut ops = Vec::with_capacity(4);
@@ -128,9 +193,9 @@ impl Exchange {
             gate(Gate::User, format!("user:{subject}"), Op::Enter(enter));
         }
         let enter = |rate| Enter { rate, cost: 1, thresholds: abuse, fingerprint: 0, bytes: 0 };
-        // A token cannot be guessed, and many phones share an address: it counts only for those
-        // that have no token.
-        if !is_session && (policy.rates.address.is_some() || abuse.block > 0) {
+        waiting.explain_only = self.facts.restricted;
+        // Where guesses are counted it was asked at the door.
+        if !is_session && policy.rates.address.is_some() && abuse.block == 0 {
             let key = self.facts.address_key(policy);
             gate(Gate::Address, key, Op::Enter(enter(policy.rates.address)));
         }
@@ -320,14 +385,12 @@ impl Exchange {
         if *granted {
             return Ok(());
         }
-        let seconds = retry_after_ms.div_ceil(1000).max(1);
         let what = match gate {
             Gate::User => "requests",
             Gate::Address => "requests from this address",
             Gate::Key | Gate::Upstream => "requests with this key",
         };
-        let failure = Failure::new(Code::RateLimited, format!("too many {what}; try again in {seconds} s"));
-        Err((failure.after(seconds), std::mem::take(&mut waiting.turn.rate_headers)))
+        Err((too_many(what, *retry_after_ms), std::mem::take(&mut waiting.turn.rate_headers)))
     }
 
     /// The caller's own limit is what the client is told.
@@ -507,6 +570,11 @@ pub(super) fn blocked(for_ms: u64) -> Failure {
     let seconds = for_ms.div_ceil(1000).max(1);
     let message = format!("blocked after too many refused or unusual requests; try again in {seconds} s");
     Failure::new(Code::Blocked, message).after(seconds)
+}
+
+fn too_many(what: &str, retry_after_ms: u64) -> Failure {
+    let seconds = retry_after_ms.div_ceil(1000).max(1);
+    Failure::new(Code::RateLimited, format!("too many {what}; try again in {seconds} s")).after(seconds)
 }
 
 fn refused(reason: Refusal, retry_after_ms: u64, waiting: u32) -> Failure {

@@ -35,7 +35,7 @@ use routes::{Origin, Route};
 use stream::{Refusal, Streaming};
 
 /// The version of the encoded state, its first byte.
-const STATE_VERSION: u8 = 2;
+const STATE_VERSION: u8 = 3;
 
 /// Where an exchange stands. Each variant names what it waits for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -44,6 +44,9 @@ enum Phase {
     Body,
     /// The address's standing, before a wrong credential is refused.
     Unauthorized(u32, Failure),
+    /// The address's standing, before anything is done for a right key; and what is wrong with
+    /// the rest of the head.
+    Door(u32, Option<Failure>),
     /// The gates.
     Gates(Box<Waiting>),
     /// A place in the upstream's queue.
@@ -83,6 +86,8 @@ struct Facts {
     head_only: bool,
     body_bytes: u64,
     caller: Caller,
+    /// The address's standing allows explanations only.
+    restricted: bool,
     /// Stands for this request in the upstream's queue.
     ticket: u64,
 }
@@ -242,13 +247,22 @@ impl Exchange {
         match routes::admit(policy, head, route, now) {
             Err(routes::Refusal::Credential(failure)) => self.unauthorized(policy, failure, now),
             Err(routes::Refusal::Request(failure, extra)) => self.fail_with(policy, &failure, extra, now),
-            Ok(caller) => self.admitted(policy, caller, now),
+            Ok(caller) => {
+                self.facts.caller = caller;
+                let flaw = routes::flaw(policy, head, route);
+                match self.door(policy) {
+                    Some(enter) => self.ask_door(policy, enter, flaw),
+                    None => self.admitted(policy, flaw, now),
+                }
+            }
         }
     }
 
-    /// The head is right: each route's first step.
-    fn admitted(&mut self, policy: &Policy, caller: Caller, now: Moment) {
-        self.facts.caller = caller;
+    /// The caller may come in: each route's first step.
+    fn admitted(&mut self, policy: &Policy, flaw: Option<Failure>, now: Moment) {
+        if let Some(flaw) = flaw {
+            return self.fail(policy, &flaw, now);
+        }
         match self.facts.route {
             Route::Chat | Route::Login | Route::Renew | Route::Token | Route::Revoke => {
                 self.phase = Phase::Body;
@@ -267,6 +281,7 @@ impl Exchange {
         match std::mem::replace(&mut self.phase, Phase::Done) {
             Phase::Body => self.in_body(policy, input, now),
             Phase::Unauthorized(id, failure) => self.in_unauthorized(policy, id, failure, &input, now),
+            Phase::Door(id, flaw) => self.in_door(policy, id, flaw, &input, now),
             Phase::Gates(waiting) => self.in_gates(policy, waiting, input, now),
             Phase::Queue(waiting) => self.in_queue(policy, waiting, &input, now),
             Phase::CheckText(inspection, waiting) => {
@@ -344,6 +359,7 @@ impl Exchange {
                 match std::mem::replace(&mut self.phase, Phase::Done) {
                     Phase::Gates(waiting) => self.store_failed(policy, *waiting, now),
                     Phase::Unauthorized(_, failure) => self.refuse_credential(policy, &failure, now),
+                    Phase::Door(_, flaw) => self.door_failed(policy, flaw, now),
                     Phase::LoginGates(asked) => self.login_store_failed(policy, *asked, now),
                     phase => self.phase = phase,
                 }
@@ -389,7 +405,7 @@ impl Exchange {
             Phase::CheckText(inspection, _) | Phase::CheckAnswer(inspection, ..) => Some(inspection.id()),
             Phase::Probes(probes) => probes.waiting_fetch(),
             Phase::Gates(waiting) | Phase::Queue(waiting) => Some(waiting.store_id),
-            Phase::Unauthorized(id, _) | Phase::LoginAnswer(id) => Some(*id),
+            Phase::Unauthorized(id, _) | Phase::Door(id, _) | Phase::LoginAnswer(id) => Some(*id),
             Phase::LoginGates(asked) => Some(asked.store_id),
             Phase::Body | Phase::Done => None,
         };

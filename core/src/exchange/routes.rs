@@ -144,6 +144,7 @@ pub(super) fn facts(policy: &Policy, head: &RequestHead, now: Moment) -> Facts {
         head_only: head.method == "HEAD",
         body_bytes: 0,
         caller: Caller::Anyone,
+        restricted: false,
         ticket: ticket(now),
     }
 }
@@ -224,14 +225,19 @@ pub(super) fn admit(
     if !route.is_guarded() {
         return Ok(Caller::Anyone);
     }
-    let caller = caller(policy, route, presented_key(head), now).map_err(Refusal::Credential)?;
+    caller(policy, route, presented_key(head), now).map_err(Refusal::Credential)
+}
+
+/// What is wrong with the rest of the head: for those only whose credential is right.
+pub(super) fn flaw(policy: &Policy, head: &RequestHead, route: Route) -> Option<Failure> {
+    if !route.is_guarded() {
+        return None;
+    }
     if !head.header("content-type").is_none_or(is_json) {
-        return Err(plain(Failure::new(Code::UnsupportedMediaType, "send application/json")));
+        return Some(Failure::new(Code::UnsupportedMediaType, "send application/json"));
     }
-    if head.content_length.is_some_and(|length| length > route.body_limit(policy)) {
-        return Err(plain(body_too_large(policy, route)));
-    }
-    Ok(caller)
+    let long = head.content_length.is_some_and(|length| length > route.body_limit(policy));
+    long.then(|| body_too_large(policy, route))
 }
 
 /// Who is asking, by what the route wants to see.

@@ -123,6 +123,28 @@ mod tests {
         }
     }
 
+    /// How long a comparison takes is not measured: it would be a test of the machine. What
+    /// matters can be read: all that is compared are digests of one length, of all keys, without
+    /// a way out before the last.
+    #[test]
+    fn no_comparison_of_a_key_ends_early() {
+        let source = include_str!("auth.rs");
+        let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+        let body = code.split("pub(crate) fn is_one_of").nth(1).and_then(|rest| rest.split("\n}\n").next());
+        let body = body.expect("the function");
+        assert!(body.contains("valid |= key.0.ct_eq(&digest.0);"), "{body}");
+        for early in ["return", "break", "continue", "==", "!=", "any(", "contains(", "&&", "||", "?", "if "]
+        {
+            assert!(!body.contains(early), "`{early}` in {body}");
+        }
+        assert_eq!(code.matches("ct_eq(").count(), 1, "the one place");
+        // The first, the last and none of many keys, and presented texts of all lengths.
+        let keys: Vec<KeyDigest> = (0..100).map(|n| KeyDigest::of(format!("key-{n}").as_bytes())).collect();
+        assert!(is_one_of(&keys, Some("key-0")) && is_one_of(&keys, Some("key-99")));
+        assert!((0..300).all(|length| !is_one_of(&keys, Some(&"k".repeat(length)))));
+        assert!(!is_one_of(&[KeyDigest::of(b"")], None) && !is_one_of(&[], Some("")));
+    }
+
     #[test]
     fn no_key_configured_lets_in_only_in_dev() {
         let mut policy = Policy::default();

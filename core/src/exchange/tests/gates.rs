@@ -60,7 +60,7 @@ fn all_gates_are_asked_at_once_and_a_lease_is_given_back() {
     let mut world = asking(guarded(), "a");
     let [(_, ops)] = world.asked.as_slice() else { panic!("one question: {:?}", world.asked) };
     let kinds: Vec<&str> = ops.iter().map(|(key, _)| key.split(':').next().unwrap_or_default()).collect();
-    assert_eq!(kinds, ["user", "addr", "upstream"]);
+    assert_eq!(kinds, ["user", "upstream"], "the address was asked about at the door");
     world.answer_store();
     world.whole(200, &[], &completion("a", "stop"));
     assert_eq!((world.status(), verdict(&world)), (200, Verdict::Well));
@@ -142,7 +142,7 @@ fn a_full_upstream_is_waited_for_and_the_place_is_kept() {
 fn waiting_ends_with_the_turn_and_the_place_is_given_back() {
     let mut world = asking(guarded(), "a");
     let admitted = entered(Standing::Good);
-    stored(&mut world, vec![admitted.clone(), admitted, Outcome::Queued { ahead: 3 }]);
+    stored(&mut world, vec![admitted, Outcome::Queued { ahead: 3 }]);
     loop {
         match world.wait() {
             DeadlineReason::Queue => stored(&mut world, vec![Outcome::Queued { ahead: 1 }]),
@@ -164,7 +164,7 @@ fn who_is_sent_away_learns_when_to_come_back() {
     ] {
         let mut world = asking(guarded(), "a");
         let refused = Outcome::Refused { reason, retry_after_ms: 2_500, waiting: 7 };
-        stored(&mut world, vec![entered(Standing::Good), entered(Standing::Good), refused]);
+        stored(&mut world, vec![entered(Standing::Good), refused]);
         assert_eq!(world.failure(), (503, code.into()));
         assert_eq!(world.header("retry-after"), Some("3"));
         assert_eq!(world.json()["error"]["queue"], json!({"waiting": 7}));
@@ -184,7 +184,7 @@ fn standings() {
         let mut world = World::begin(guarded(), chat_head());
         world.send_body(&body);
         let restricted = entered(Standing::Restricted);
-        stored(&mut world, vec![restricted, entered(Standing::Good), Outcome::Admitted]);
+        stored(&mut world, vec![restricted, Outcome::Admitted]);
         let sent = world.sent_upstream();
         let first: &Value = sent["messages"].get(0).or(sent["input"].get(0)).expect("a message");
         assert_eq!(first["role"], "system");
@@ -193,6 +193,12 @@ fn standings() {
             "{sent}"
         );
         assert_eq!(world.status_so_far(), None);
+        // The same where it is the address that is restricted.
+        let mut world = World::begin(guarded(), chat_head());
+        stored(&mut world, vec![entered(Standing::Restricted)]);
+        world.send_body(&body);
+        stored(&mut world, vec![entered(Standing::Good), Outcome::Admitted]);
+        assert!(world.sent_upstream().to_string().contains("Do not call any tool"));
     }
 }
 
@@ -212,10 +218,23 @@ fn mistakes_are_counted_and_guessing_keys_is_answered_with_nothing() {
     assert_eq!((seen[0].as_str(), seen[22].as_str()), ("unauthorized", "unauthorized"));
     assert_eq!(seen[25], "blocked");
     // The right key from there is answered the same: a guesser learns nothing.
-    let mut right = World::begin_in(guarded(), chat_head(), BEGIN, store);
-    right.send_body(&question(false));
-    right.answer_store();
-    assert_eq!(right.failure().1, "blocked");
+    let blocked = World::begin_in(guarded(), wrong.clone(), BEGIN, store.clone());
+    let mut long = chat_head();
+    long.content_length = Some(u64::MAX);
+    let mut labelled = chat_head();
+    labelled.headers[0].1 = "text/plain".into();
+    let operators = ["/v1/mini/token", "/v1/admin/sessions/revoke"]
+        .map(|path| RequestHead { path: path.into(), ..chat_head() });
+    let mut policy = guarded();
+    policy.login.server_keys.clone_from(&policy.api_keys);
+    policy.admin_keys.clone_from(&policy.api_keys);
+    for head in [chat_head(), long, labelled].into_iter().chain(operators) {
+        let mut right = World::begin_in(policy.clone(), head.clone(), BEGIN, store.clone());
+        assert_eq!((right.wants_body, right.done), (None, blocked.done), "not even its body is read");
+        right.answer_store();
+        assert_eq!(right.failure().1, "blocked", "{head:?}");
+        assert_eq!(right.wants_body, None);
+    }
 
     let mut invalid = World::begin(guarded(), chat_head());
     invalid.send_body(&json!({"messages": []}));
@@ -261,9 +280,8 @@ fn turns_of_one_conversation_follow_each_other() {
 #[test]
 fn the_addresses_of_one_ipv6_subscriber_are_one() {
     let key = |peer: &str| {
-        let mut world = World::begin(guarded(), RequestHead { peer: peer.into(), ..chat_head() });
-        world.send_body(&question(false));
-        world.asked[0].1[1].0.clone()
+        let world = World::begin(guarded(), RequestHead { peer: peer.into(), ..chat_head() });
+        world.asked[0].1[0].0.clone()
     };
     assert_eq!(key("2001:db8:1:2:3::4"), key("2001:db8:1:2:ffff::9"));
     assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
