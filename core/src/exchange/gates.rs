@@ -57,8 +57,6 @@ pub(super) enum Caller {
         subject: String,
         /// The role in the token.
         role: String,
-        /// When the token was issued, in seconds since 1970.
-        issued_s: u64,
         /// When the person logged in, in seconds since 1970.
         login_s: u64,
     },
@@ -365,8 +363,10 @@ impl Exchange {
         else {
             return Ok(());
         };
-        if let Caller::Session { issued_s, role, .. } = &self.facts.caller {
-            if gate == Gate::User && issued_s < revoked_before_s {
+        if let Caller::Session { login_s, role, .. } = &self.facts.caller {
+            // By the login, not the token: one may be renewed while its person is revoked, or
+            // by a host whose clock is ahead.
+            if gate == Gate::User && login_s < revoked_before_s {
                 return Err((
                     Failure::new(Code::TokenInvalid, "the token was revoked; log in again"),
                     vec![],

@@ -48,7 +48,7 @@ enum Next {
     /// WeChat is asked about the code.
     Code(String),
     /// The person gets a newer token.
-    Renewal { subject: String, issued_s: u64, login_s: u64, role: String },
+    Renewal { subject: String, login_s: u64, role: String },
     /// The person's tokens are void.
     Revoked { subject: String },
 }
@@ -83,7 +83,7 @@ impl Exchange {
 
     /// A token for a newer one: if the login is not too old, and was not revoked.
     pub(super) fn renew(&mut self, policy: &Policy, now: Moment) {
-        let Caller::Session { subject, role, issued_s, login_s } = self.facts.caller.clone() else {
+        let Caller::Session { subject, role, login_s } = self.facts.caller.clone() else {
             return self.fail(policy, &Failure::new(Code::TokenInvalid, "send the token to be renewed"), now);
         };
         self.story.subject = Some(subject.clone());
@@ -103,7 +103,7 @@ impl Exchange {
             (format!("renew:{subject}"), Op::Enter(enter)),
             (format!("user:{subject}"), Op::Enter(asks)),
         ];
-        self.ask_store(ops, Next::Renewal { subject, issued_s, login_s, role }, now);
+        self.ask_store(ops, Next::Renewal { subject, login_s, role }, now);
     }
 
     /// `{"userId", "role"}` from a backend that knows its people itself.
@@ -199,8 +199,8 @@ impl Exchange {
                 let message = format!("too many logins; try again in {seconds} s");
                 Some(Failure::new(Code::RateLimited, message).after(seconds))
             }
-            (Outcome::Entered { revoked_before_s, .. }, Next::Renewal { issued_s, .. })
-                if issued_s < revoked_before_s =>
+            (Outcome::Entered { revoked_before_s, .. }, Next::Renewal { login_s, .. })
+                if login_s < revoked_before_s =>
             {
                 Some(Failure::new(Code::TokenInvalid, "the token was revoked; log in again"))
             }

@@ -277,7 +277,6 @@ fn session_caller(policy: &Policy, token: &str, renews: bool, now: Moment) -> Re
     let session = |claims: session::Claims| Caller::Session {
         subject: claims.subject,
         role: claims.role,
-        issued_s: claims.issued_s,
         login_s: claims.login_s,
     };
     match session::verify(&policy.login.keys, policy.environment.name(), token, now.unix_ms) {

@@ -11,7 +11,11 @@ use super::{
     world::{BEGIN, World, chat_head, guarded},
 };
 use crate::{
-    policy::{Policy, auth::KeyDigest, session::SigningKey},
+    policy::{
+        Policy,
+        auth::KeyDigest,
+        session::{self, SigningKey},
+    },
     seam::{Credential, FetchFailure, RequestHead},
 };
 
@@ -138,6 +142,14 @@ fn a_revoked_person_is_out_at_once() {
     let store = revoked.store;
     for path in ["/api/chat", "/v1/mini/token/renew"] {
         let refused = request(&policy, (path, Some(&token)), &question(false), BEGIN + 6_000, store.clone());
+        assert_eq!(refused.failure(), (401, "token_invalid".into()), "{path}");
+    }
+    // A renewal that was let through before the revocation, and is told a second later.
+    let mut claims = session::verify(&policy.login.keys, "prod", &token, BEGIN).expect("genuine");
+    claims.issued_s += 30;
+    let late = session::mint(&policy.login.keys, &claims).expect("a token");
+    for path in ["/api/chat", "/v1/mini/token/renew"] {
+        let refused = request(&policy, (path, Some(&late)), &question(false), BEGIN + 31_000, store.clone());
         assert_eq!(refused.failure(), (401, "token_invalid".into()), "{path}");
     }
     let mut again = login(&policy, "another-code", BEGIN + 7_000, store);
