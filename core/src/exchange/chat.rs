@@ -48,6 +48,8 @@ pub(super) struct Waiting {
     /// The operations that were asked for, in order.
     pub(super) gates: Vec<Gate>,
     pub(super) store_id: u32,
+    /// The caller is one person, by a token or by its own word.
+    pub(super) named: bool,
     /// The caller's standing allows explanations only.
     pub(super) explain_only: bool,
     /// What the person wrote, until it has been checked.
@@ -158,6 +160,7 @@ impl Exchange {
             system_at: request.system_at,
             gates: Vec::new(),
             store_id: 0,
+            named: matches!(self.facts.caller, Caller::Session { .. }) || request.user.is_some(),
             explain_only: false,
             text: (policy.content.mode != ContentMode::Off).then_some(request.text),
         }

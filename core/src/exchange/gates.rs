@@ -185,8 +185,9 @@ impl Exchange {
                 rate: role.rate,
                 cost: policy.cost(&waiting.turn.envelope.model),
                 thresholds: abuse,
-                fingerprint: fingerprint(body),
-                bytes: u32::try_from(body.len()).unwrap_or(u32::MAX),
+                // An address stands for many people: what they repeat together is no repetition.
+                fingerprint: if waiting.named { fingerprint(body) } else { 0 },
+                bytes: if waiting.named { u32::try_from(body.len()).unwrap_or(u32::MAX) } else { 0 },
             };
             gate(Gate::User, format!("user:{subject}"), Op::Enter(enter));
         }

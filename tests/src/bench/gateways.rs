@@ -46,6 +46,8 @@ fn settings(upstream: &Upstream) -> Vec<(&'static str, String)> {
         ("API_KEY", KEY.into()),
         ("RATE_LIMIT_PER_MINUTE", "60000000".into()),
         ("RATE_LIMIT_BURST", "1000000".into()),
+        ("RATE_LIMIT_PER_ADDRESS", "60000000/1000000".into()),
+        ("MAX_CONCURRENCY", "1024".into()),
     ]
 }
 
@@ -91,7 +93,11 @@ impl Gateway {
         let mut settings = settings(upstream);
         if !limited {
             settings.retain(|(name, _)| !name.starts_with("RATE_LIMIT"));
-            settings.push(("RATE_LIMIT_PER_MINUTE", "0".into()));
+            settings.retain(|(name, _)| *name != "MAX_CONCURRENCY");
+            for name in ["RATE_LIMIT_PER_MINUTE", "RATE_LIMIT_PER_ADDRESS", "MAX_CONCURRENCY"] {
+                settings.push((name, "0".into()));
+            }
+            settings.push(("ABUSE_PROTECTION", "off".into()));
         }
         let settings: Vec<(&str, &str)> =
             settings.iter().map(|(name, value)| (*name, value.as_str())).collect();

@@ -68,8 +68,7 @@ impl Case {
             {"role": "user", "content": earlier.repeat(3)},
             {"role": "user", "content": text},
         ]);
-        let mut body =
-            json!({"model": "openclaw", "messages": messages, "stream": self.streamed, "user": "u_bench"});
+        let mut body = json!({"model": "openclaw", "messages": messages, "stream": self.streamed});
         if let Some(padding) = self.picture {
             let data = media::encode(&media::png(padding));
             body["messages"] = json!([{"role": "user", "content": text}]);
