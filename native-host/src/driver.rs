@@ -29,6 +29,7 @@ use minigate_core::{
 };
 use tokio::{
     sync::{mpsc, oneshot},
+    task::JoinSet,
     time::{Instant, Sleep, sleep_until},
 };
 
@@ -46,7 +47,7 @@ pub(crate) struct Worker {
     pub(crate) core: RefCell<Core>,
     pub(crate) upstream: Upstream,
     pub(crate) store: Store,
-    /// Operations that nobody waits for, in order.
+    /// Operations that nobody waits for.
     pub(crate) told: mpsc::UnboundedSender<Told>,
     pub(crate) policy: Arc<Policy>,
 }
@@ -61,10 +62,22 @@ pub(crate) enum Told {
 
 /// Applies what nobody waits for: leases that are given back, strikes.
 pub(crate) async fn apply_told(worker: Rc<Worker>, mut told: mpsc::UnboundedReceiver<Told>) {
-    while let Some(told) = told.recv().await {
-        match told {
-            Told::Apply(ops) => drop(worker.store.apply(&worker.core, ops).await),
-            Told::Done(done) => drop(done.send(())),
+    // A store that is slow with one must not hold up the leases of all.
+    let mut running = JoinSet::new();
+    loop {
+        tokio::select! {
+            next = told.recv() => match next {
+                Some(Told::Apply(ops)) => {
+                    let worker = Rc::clone(&worker);
+                    running.spawn_local(async move { drop(worker.store.apply(&worker.core, ops).await) });
+                }
+                Some(Told::Done(done)) => {
+                    while running.join_next().await.is_some() {}
+                    let _ = done.send(());
+                }
+                None => return,
+            },
+            Some(_) = running.join_next(), if !running.is_empty() => {}
         }
     }
 }

@@ -26,7 +26,7 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
 };
 use minigate_core::{
-    policy::{self, Environment, HostFacts, Policy, Secrets},
+    policy::{self, Environment, HostFacts, Policy},
     seam::{REQUEST_HEADERS, RequestHead},
 };
 use tokio::{
@@ -75,7 +75,7 @@ pub(crate) fn serve(module: Option<PathBuf>, demo: bool) -> Result<(), String> {
         })?;
     let wechat = policy::wechat_url(&gathered.settings);
     let addresses = if demo {
-        Addresses::new(&demo::start()?, wechat, &Secrets::default())?
+        Addresses::new(&demo::start()?, wechat, &gathered.secrets)?
     } else {
         let url = gathered.settings.get("OPENCLAW_GATEWAY_URL").map(String::as_str).unwrap_or_default();
         Addresses::new(url, wechat, &gathered.secrets)?

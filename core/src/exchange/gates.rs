@@ -4,6 +4,8 @@
 //! says no. What a gate decides is the reducers' and the policy's; this file puts the question
 //! and reads the answer. A lease that was taken here is given back wherever the exchange ends.
 
+use core::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -79,6 +81,7 @@ pub(super) enum Gate {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Lease {
     ticket: u64,
+    flow: u64,
     model: u64,
 }
 
@@ -93,8 +96,9 @@ impl Facts {
 
     /// A keyed hash of the address.
     pub(super) fn address(&self, policy: &Policy) -> String {
-        let address = match self.client.parse::<core::net::Ipv6Addr>() {
-            Ok(v6) => format!("{:x?}", &v6.segments()[..4]),
+        let address = match self.client.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
+            Ok(IpAddr::V6(v6)) => format!("{:x?}", &v6.segments()[..4]),
+            Ok(v4) => v4.to_string(),
             Err(_) => self.client.clone(),
         };
         auth::subject(policy, "address", &address)
@@ -113,7 +117,7 @@ impl Exchange {
             Route::Token | Route::Revoke => None,
             _ => return None,
         };
-        let enter = Enter { rate, cost: 1, thresholds: policy.abuse, fingerprint: 0, bytes: 0 };
+        let enter = Enter { rate, cost: 1, thresholds: policy.abuse, ..Enter::default() };
         (by_key && policy.abuse.block > 0).then_some(enter)
     }
 
@@ -174,9 +178,9 @@ impl Exchange {
             waiting.gates.push(gate);
             ops.push((key, op));
         };
-        let (role, is_session) = match &self.facts.caller {
-            Caller::Session { role, .. } => (policy.role(role), true),
-            _ => (policy.role(""), false),
+        let (role, is_session, login_s) = match &self.facts.caller {
+            Caller::Session { role, login_s, .. } => (policy.role(role), true, *login_s),
+            _ => (policy.role(""), false, 0),
         };
         let abuse = policy.abuse;
         if role.rate.is_some() || abuse.block > 0 || is_session {
@@ -188,10 +192,12 @@ impl Exchange {
                 // An address stands for many people: what they repeat together is no repetition.
                 fingerprint: if waiting.named { fingerprint(body) } else { 0 },
                 bytes: if waiting.named { u32::try_from(body.len()).unwrap_or(u32::MAX) } else { 0 },
+                refusal_points: u16::from(waiting.named),
+                login_s,
             };
             gate(Gate::User, format!("user:{subject}"), Op::Enter(enter));
         }
-        let enter = |rate| Enter { rate, cost: 1, thresholds: abuse, fingerprint: 0, bytes: 0 };
+        let enter = |rate| Enter { rate, cost: 1, ..Enter::default() };
         waiting.explain_only = self.facts.restricted;
         // Where guesses are counted it was asked at the door.
         if !is_session && policy.rates.address.is_some() && abuse.block == 0 {
@@ -208,13 +214,13 @@ impl Exchange {
         if ops.is_empty() {
             return self.go_on(policy, waiting, now);
         }
-        self.store(policy, Box::new(waiting), ops, now);
+        self.store(Box::new(waiting), ops, now);
     }
 
     fn want_lease(&mut self, policy: &Policy, waiting: &mut Waiting, ops: &mut Vec<(String, Op)>) {
         if policy.admission.slots > 0 {
             let admit = self.admit(policy, waiting);
-            self.lease = Some(Lease { ticket: admit.ticket, model: admit.model });
+            self.lease = Some(Lease { ticket: admit.ticket, flow: admit.flow, model: admit.model });
             waiting.gates.push(Gate::Upstream);
             ops.push((UPSTREAM_KEY.into(), Op::Admit(admit)));
         }
@@ -237,7 +243,7 @@ impl Exchange {
         if ops.is_empty() {
             return self.ask(policy, waiting, now);
         }
-        self.store(policy, Box::new(waiting), ops, now);
+        self.store(Box::new(waiting), ops, now);
     }
 
     pub(super) fn in_text_check(
@@ -268,7 +274,7 @@ impl Exchange {
         }
     }
 
-    fn store(&mut self, _: &Policy, mut waiting: Box<Waiting>, ops: Vec<(String, Op)>, now: Moment) {
+    fn store(&mut self, mut waiting: Box<Waiting>, ops: Vec<(String, Op)>, now: Moment) {
         waiting.store_id = self.take_id();
         self.timers.store = Some(now.unix_ms + STORE_PATIENCE);
         self.outputs.push_back(Output::Store { id: waiting.store_id, ops });
@@ -276,7 +282,11 @@ impl Exchange {
     }
 
     fn admit(&self, policy: &Policy, waiting: &Waiting) -> Admit {
-        let name = &waiting.turn.envelope.model;
+        // The two names of the default agent are one model.
+        let name = match waiting.turn.envelope.model.as_str() {
+            "openclaw/default" => "openclaw",
+            name => name,
+        };
         let subject = self.story.subject.as_deref().unwrap_or_default();
         let role = match &self.facts.caller {
             Caller::Session { role, .. } => role,
@@ -320,7 +330,10 @@ impl Exchange {
             match outcome {
                 Outcome::Entered { .. } => {
                     if let Err((failure, headers)) = self.entered(policy, *gate, &mut waiting, outcome) {
-                        self.lease = None;
+                        if outcomes.len() < gates.len() {
+                            // The list stopped here, before anybody was asked for a lease.
+                            self.lease = None;
+                        }
                         return self.fail_with(policy, &failure, headers, now);
                     }
                 }
@@ -353,31 +366,20 @@ impl Exchange {
         waiting: &mut Waiting,
         outcome: &Outcome,
     ) -> Result<(), (Failure, Vec<(String, String)>)> {
-        let Outcome::Entered {
-            granted,
-            remaining,
-            retry_after_ms,
-            full_after_ms,
-            standing,
-            revoked_before_s,
-        } = outcome
+        let Outcome::Entered { granted, remaining, retry_after_ms, full_after_ms, standing, revoked } =
+            outcome
         else {
             return Ok(());
         };
-        if let Caller::Session { login_s, role, .. } = &self.facts.caller {
-            // By the login, not the token: one may be renewed while its person is revoked, or
-            // by a host whose clock is ahead.
-            if gate == Gate::User && login_s < revoked_before_s {
-                return Err((
-                    Failure::new(Code::TokenInvalid, "the token was revoked; log in again"),
-                    vec![],
-                ));
-            }
-            let rate = policy.role(role).rate;
-            self.rate_headers(gate, rate, waiting, *remaining, *full_after_ms);
-        } else {
-            self.rate_headers(gate, policy.role("").rate, waiting, *remaining, *full_after_ms);
+        if *revoked {
+            let failure = Failure::new(Code::TokenInvalid, "the token was revoked; log in again");
+            return Err((failure, Vec::new()));
         }
+        let role = match &self.facts.caller {
+            Caller::Session { role, .. } => role,
+            _ => "",
+        };
+        self.rate_headers(gate, policy.role(role).rate, waiting, *remaining, *full_after_ms);
         match standing {
             Standing::Blocked { for_ms } => return Err((blocked(*for_ms), vec![])),
             Standing::Restricted => waiting.explain_only = true,
@@ -424,7 +426,7 @@ impl Exchange {
         self.timers.queue = None;
         waiting.gates = vec![Gate::Upstream];
         let ops = vec![(UPSTREAM_KEY.into(), Op::Admit(self.admit(policy, &waiting)))];
-        self.store(policy, waiting, ops, now);
+        self.store(waiting, ops, now);
     }
 
     pub(super) fn store_failed(&mut self, policy: &Policy, waiting: Waiting, now: Moment) {
@@ -468,6 +470,7 @@ impl Exchange {
             ticket: lease.ticket,
             model: lease.model,
             verdict: self.verdict(),
+            flow: lease.flow,
             slots: policy.admission.slots,
         };
         self.tell(UPSTREAM_KEY.into(), Op::Release(release));
@@ -480,8 +483,8 @@ impl Exchange {
         }
         let ms = self.story.retry_after_s.map(|seconds| seconds * 1000);
         match self.story.code {
-            // OpenClaw said how long: its restart, or a provider's key that it has put aside.
-            Some(Code::ModelUnavailable | Code::UpstreamOverloaded) => match ms {
+            // OpenClaw puts a provider's key that was refused aside for everybody.
+            Some(Code::ModelUnavailable) => match ms {
                 Some(ms) => Verdict::FailedFor { ms },
                 None => Verdict::Failed,
             },
@@ -490,6 +493,7 @@ impl Exchange {
                 | Code::UpstreamError
                 | Code::UpstreamProtocol
                 | Code::UpstreamMisconfigured
+                | Code::UpstreamOverloaded
                 | Code::UpstreamTimeout,
             ) => Verdict::Failed,
             Some(Code::Internal) => Verdict::Unknown,
@@ -523,8 +527,9 @@ impl Exchange {
     /// A credential that is not valid. Whether an address is blocked is found before it is said
     /// what is wrong, so that a blocked guesser learns nothing from the answer.
     pub(super) fn unauthorized(&mut self, policy: &Policy, failure: Failure, now: Moment) {
-        // A token that has had its time was genuine.
-        if policy.abuse.block == 0 || failure.code == Code::TokenExpired {
+        // A token cannot be guessed, and one of yesterday's keys is no attack: only wrong keys
+        // are counted.
+        if policy.abuse.block == 0 || failure.code != Code::Unauthorized {
             return self.refuse_credential(policy, &failure, now);
         }
         let strike = Strike { points: UNAUTHORIZED_POINTS, thresholds: policy.abuse };

@@ -20,7 +20,7 @@ use crate::{
     seam::{Credential, Delivery, Fetch, FetchFailure, Input, Moment, Output, Rope, WECHAT},
     state::{
         Op, Outcome,
-        caller::{Enter, Rate, Standing, Thresholds},
+        caller::{Enter, Rate, Standing},
     },
     wire::{
         failure::{Code, Failure},
@@ -53,9 +53,14 @@ enum Next {
     Revoked { subject: String },
 }
 
+/// The mark of a code.
+fn code_key(policy: &Policy, code: &str) -> String {
+    format!("code:{}", auth::person(policy, "code", code))
+}
+
 /// WeChat has not answered.
 pub(super) fn timed_out() -> Failure {
-    Failure::new(Code::WechatUnavailable, "WeChat did not answer in time; call wx.login again").after(2)
+    Failure::new(Code::WechatUnavailable, "WeChat did not answer in time").after(2)
 }
 
 impl Exchange {
@@ -70,13 +75,12 @@ impl Exchange {
             Err(failure) => return self.fail(policy, &failure, now),
         };
         let enter = |rate: Option<Rate>, cost| {
-            Op::Enter(Enter { rate, cost, thresholds: policy.abuse, fingerprint: 0, bytes: 0 })
+            Op::Enter(Enter { rate, cost, thresholds: policy.abuse, ..Enter::default() })
         };
-        let code_key = format!("code:{}", auth::person(policy, "code", &code));
         let ops = vec![
             (self.facts.address_key(policy), enter(None, 0)),
             (format!("login:{}", self.facts.address(policy)), enter(policy.rates.login, 1)),
-            (code_key, Op::Once { ttl_ms: CODE_MEMORY }),
+            (code_key(policy, &code), Op::Once { ttl_ms: CODE_MEMORY }),
         ];
         self.ask_store(ops, Next::Code(code), now);
     }
@@ -91,14 +95,10 @@ impl Exchange {
             let message = "the login is too old to be renewed; call wx.login and log in again";
             return self.fail(policy, &Failure::new(Code::TokenExpired, message), now);
         }
-        let enter = Enter {
-            rate: policy.rates.login,
-            cost: 1,
-            thresholds: Thresholds::default(),
-            fingerprint: 0,
-            bytes: 0,
-        };
-        let asks = Enter { rate: None, cost: 0, thresholds: policy.abuse, ..enter };
+        let enter = Enter { rate: policy.rates.login, cost: 1, ..Enter::default() };
+        // By the login, not the token: one may be renewed while its person is revoked, or by a
+        // host whose clock is ahead.
+        let asks = Enter { thresholds: policy.abuse, login_s, ..Enter::default() };
         let ops = vec![
             (format!("renew:{subject}"), Op::Enter(enter)),
             (format!("user:{subject}"), Op::Enter(asks)),
@@ -199,9 +199,7 @@ impl Exchange {
                 let message = format!("too many logins; try again in {seconds} s");
                 Some(Failure::new(Code::RateLimited, message).after(seconds))
             }
-            (Outcome::Entered { revoked_before_s, .. }, Next::Renewal { login_s, .. })
-                if login_s < revoked_before_s =>
-            {
+            (Outcome::Entered { revoked: true, .. }, _) => {
                 Some(Failure::new(Code::TokenInvalid, "the token was revoked; log in again"))
             }
             (Outcome::Once { first: false }, _) => {
@@ -227,7 +225,12 @@ impl Exchange {
     fn login_goes_on(&mut self, policy: &Policy, next: Next, now: Moment) {
         match next {
             Next::Code(code) => self.ask_wechat(policy, &code, now),
-            Next::Renewal { subject, role, login_s, .. } => self.issue(policy, subject, role, login_s, now),
+            Next::Renewal { subject, role, login_s, .. } => {
+                // What the configuration says now goes before what the token says.
+                let listed = policy.login.roles.iter().find(|(person, _)| *person == subject);
+                let role = listed.map_or(role, |(_, role)| role.clone());
+                self.issue(policy, subject, role, login_s, now);
+            }
             Next::Revoked { subject } => {
                 let body = serde_json::json!({"revoked": true, "subject": subject}).to_string();
                 self.respond_json(policy, 200, body, now);
@@ -250,10 +253,22 @@ impl Exchange {
         }));
         self.story.asked_ms = Some(now.unix_ms);
         self.timers.turn = Some(now.unix_ms + WECHAT_PATIENCE);
-        self.phase = Phase::LoginAnswer(fetch_id);
+        self.phase = Phase::LoginAnswer(fetch_id, code_key(policy, code));
     }
 
-    pub(super) fn in_login_answer(&mut self, policy: &Policy, fetch_id: u32, input: &Input<'_>, now: Moment) {
+    /// WeChat did not look at the code: the same one may be sent again.
+    pub(super) fn forget_code(&mut self, policy: &Policy, code_key: String, failure: &Failure, now: Moment) {
+        self.tell(code_key, Op::Forget);
+        self.fail(policy, failure, now);
+    }
+
+    pub(super) fn in_login_answer(
+        &mut self,
+        policy: &Policy,
+        (fetch_id, code_key): (u32, String),
+        input: &Input<'_>,
+        now: Moment,
+    ) {
         match input {
             Input::FetchWhole { id, status, body, .. } if *id == fetch_id => {
                 self.story.upstream_status = Some(*status);
@@ -272,6 +287,9 @@ impl Exchange {
                         }
                         self.issue(policy, subject, role, now.unix_ms / 1000, now);
                     }
+                    Err(failure) if failure.code == Code::WechatUnavailable => {
+                        self.forget_code(policy, code_key, &failure, now);
+                    }
                     Err(failure) => self.fail(policy, &failure, now),
                 }
             }
@@ -280,9 +298,9 @@ impl Exchange {
                     FetchFailure::ConnectTimeout => timed_out(),
                     _ => Failure::new(Code::WechatUnavailable, "WeChat cannot be reached").after(2),
                 };
-                self.fail(policy, &failure, now);
+                self.forget_code(policy, code_key, &failure, now);
             }
-            _ => self.phase = Phase::LoginAnswer(fetch_id),
+            _ => self.phase = Phase::LoginAnswer(fetch_id, code_key),
         }
     }
 

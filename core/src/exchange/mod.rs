@@ -66,7 +66,7 @@ enum Phase {
     /// The gates of a login.
     LoginGates(Box<login::Asked>),
     /// WeChat's answer to a login.
-    LoginAnswer(u32),
+    LoginAnswer(u32, String),
     /// The two probes of `/readyz`.
     Probes(operations::Probes),
     /// Nothing.
@@ -295,7 +295,7 @@ impl Exchange {
             Phase::StreamRefusal(turn, refusal) => self.in_stream_refusal(policy, turn, refusal, input, now),
             Phase::Streaming(turn, streaming) => self.in_stream(policy, turn, streaming, input, now),
             Phase::LoginGates(asked) => self.in_login_gates(policy, asked, input, now),
-            Phase::LoginAnswer(id) => self.in_login_answer(policy, id, &input, now),
+            Phase::LoginAnswer(id, code) => self.in_login_answer(policy, (id, code), &input, now),
             Phase::Probes(probes) => self.in_probes(policy, probes, input, now),
             Phase::Done => {}
         }
@@ -376,7 +376,7 @@ impl Exchange {
                     Phase::Streaming(turn, streaming) => {
                         self.stream_timed_out(policy, &turn, &streaming, now)
                     }
-                    Phase::LoginAnswer(_) => self.fail(policy, &login::timed_out(), now),
+                    Phase::LoginAnswer(_, code) => self.forget_code(policy, code, &login::timed_out(), now),
                     phase => {
                         self.phase = phase;
                         self.fail(policy, &chat::timed_out(), now);
@@ -405,7 +405,7 @@ impl Exchange {
             Phase::CheckText(inspection, _) | Phase::CheckAnswer(inspection, ..) => Some(inspection.id()),
             Phase::Probes(probes) => probes.waiting_fetch(),
             Phase::Gates(waiting) | Phase::Queue(waiting) => Some(waiting.store_id),
-            Phase::Unauthorized(id, _) | Phase::Door(id, _) | Phase::LoginAnswer(id) => Some(*id),
+            Phase::Unauthorized(id, _) | Phase::Door(id, _) | Phase::LoginAnswer(id, _) => Some(*id),
             Phase::LoginGates(asked) => Some(asked.store_id),
             Phase::Body | Phase::Done => None,
         };
@@ -435,6 +435,10 @@ impl Exchange {
 
     fn fail_with(&mut self, policy: &Policy, failure: &Failure, extra: Vec<(String, String)>, now: Moment) {
         let mut headers = extra;
+        // RFC 9110, 11.6.1: a 401 names the scheme.
+        if failure.code.status() == 401 && !headers.iter().any(|(name, _)| name == "www-authenticate") {
+            headers.push(("www-authenticate".into(), "Bearer".into()));
+        }
         if let Some(seconds) = failure.retry_after_s {
             headers.push(("retry-after".into(), seconds.to_string()));
         }

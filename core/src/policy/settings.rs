@@ -378,7 +378,10 @@ fn read_keys(read: &mut Reader<'_>, secrets: &Secrets, policy: &mut Policy) {
     policy.admin_keys = digests("ADMIN_KEY");
     for name in ["API_KEY", "SERVER_KEY", "ADMIN_KEY", "TOKEN_SECRET", "SESSION_SECRET"] {
         let short = |key: &str| !key.trim().is_empty() && key.trim().len() < 16;
-        let weak = secrets.get(name).is_some_and(|value| value.split(',').any(short));
+        let weak = secrets.get(name).is_some_and(|value| match name {
+            "SESSION_SECRET" => short(value),
+            _ => value.split(',').any(short),
+        });
         // A client key lies in every phone; the others must not be guessed.
         if weak && name != "API_KEY" && policy.environment == Environment::Prod {
             read.wrong(

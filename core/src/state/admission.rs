@@ -10,8 +10,8 @@
 //!   virtual finish times, and the earliest goes first. When it is full, the caller with the
 //!   most places loses its last one to a caller with fewer.
 //! * **A session** runs one turn at a time: its second turn waits here and takes no slot.
-//! * **The breaker** opens per model after failures in a row or on a failure that is known to
-//!   last, and lets one request through to try.
+//! * **The breaker** opens per model after failures in a row of more than one caller or on a
+//!   failure that is known to last, and lets one request through to try.
 //!
 //! Nothing in here may grow with the number of callers that are not waiting.
 
@@ -67,6 +67,8 @@ pub struct Release {
     pub ticket: u64,
     /// A hash of the model.
     pub model: u64,
+    /// A hash of the caller.
+    pub flow: u64,
     /// What the upstream made of it.
     pub verdict: Verdict,
     /// Leases of the upstream at once.
@@ -131,6 +133,10 @@ struct Breaker {
     model: u64,
     failures: u8,
     failed_ms: u64,
+    /// Who failed first, and whether others did too: what fails for one caller alone may lie
+    /// with that caller.
+    flow: u64,
+    shared: bool,
     /// Closed again, for one request, from then on.
     open_until_ms: u64,
     /// How long it was open last time; 0 is a breaker that is closed.
@@ -252,7 +258,7 @@ impl Upstream {
             give_up_ms: admit.give_up_ms,
         };
         // Whoever could go was promoted before: with a free slot nobody that waits can use it.
-        if self.leases.len() < usize::from(admit.slots) && self.may_run(&place) {
+        if self.leases.len() < usize::from(admit.slots) && self.may_run(&place, now) {
             self.set_flow(place.flow, place.finish);
             self.lease(&place, now.saturating_add(u64::from(admit.lease_ms)), now, false);
             return Outcome::Admitted;
@@ -296,7 +302,8 @@ impl Upstream {
 
     /// About how long a new place would wait.
     fn wait_ms(&self, ahead: u32, admit: &Admit) -> u64 {
-        self.service().saturating_mul(u64::from(ahead) + 1) / u64::from(admit.slots.max(1))
+        let slots = u64::from(admit.slots.min(admit.model_slots).max(1));
+        self.service().saturating_mul(u64::from(ahead) + 1) / slots
     }
 
     /// Gives free slots to those that wait, in order, and says whom to wake: also those whose
@@ -312,7 +319,7 @@ impl Upstream {
             !hopeless
         });
         while self.leases.len() < usize::from(slots) {
-            let next = self.places.iter().enumerate().filter(|(_, place)| self.may_run(place));
+            let next = self.places.iter().enumerate().filter(|(_, place)| self.may_run(place, now));
             let Some((at, _)) = next.min_by_key(|(_, place)| (place.finish, place.ticket)) else { break };
             let place = self.places.swap_remove(at);
             wake.push(place.ticket);
@@ -338,11 +345,13 @@ impl Upstream {
     }
 
     /// Whether a slot, if there is one, may go to this place.
-    fn may_run(&self, place: &Place) -> bool {
+    fn may_run(&self, place: &Place, now: u64) -> bool {
         let session_is_free =
             place.session.is_none() || self.leases.iter().all(|lease| lease.session != place.session);
         let of_model = self.leases.iter().filter(|lease| lease.model == place.model).count();
-        session_is_free && of_model < usize::from(place.model_slots)
+        // While one request tries whether the upstream is well again, the others wait for it.
+        let well = self.unhealthy(place.model, now).is_none();
+        well && session_is_free && of_model < usize::from(place.model_slots)
     }
 
     /// Takes the last place of the flow that has most, if that is more than the newcomer would
@@ -410,6 +419,8 @@ impl Upstream {
                 model: release.model,
                 failures: 0,
                 failed_ms: now,
+                flow: release.flow,
+                shared: false,
                 open_until_ms: 0,
                 open_ms: 0,
                 trial: None,
@@ -419,12 +430,13 @@ impl Upstream {
         let breaker = &mut self.breakers[at];
         let in_a_row = now.saturating_sub(breaker.failed_ms) <= FAILURES_MS;
         breaker.failures = if in_a_row { breaker.failures.saturating_add(1) } else { 1 };
+        breaker.shared |= breaker.flow != release.flow;
         breaker.failed_ms = now;
         let tried = breaker.open_ms > 0 && breaker.open_until_ms <= now;
         let open_ms = match for_ms {
             Some(ms) => ms,
             None if tried => breaker.open_ms.saturating_mul(2).min(OPEN_MS.1),
-            None if breaker.open_ms == 0 && breaker.failures >= FAILURES => OPEN_MS.0,
+            None if breaker.open_ms == 0 && breaker.failures >= FAILURES && breaker.shared => OPEN_MS.0,
             // Not yet, or open already: those are turns that began before.
             None => return Vec::new(),
         };

@@ -54,7 +54,7 @@ pub const SLOWED_COST: u32 = 4;
 const LONGEST_BLOCK_MS: u64 = 24 * 3_600_000;
 
 /// A request of a caller.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Enter {
     /// Its rate; `None` is no limit.
     pub rate: Option<Rate>,
@@ -66,6 +66,10 @@ pub struct Enter {
     pub fingerprint: u32,
     /// The size of the request; 0 is not looked at.
     pub bytes: u32,
+    /// When the person of a token logged in, in seconds since 1970; 0 is not looked at.
+    pub login_s: u64,
+    /// Points for a request that the rate refuses: only where the caller is one person.
+    pub refusal_points: u16,
 }
 
 /// Something that only an abuser does often.
@@ -232,17 +236,16 @@ pub(super) fn enter(enter: &Enter, old: Option<&[u8]>, now: u64) -> Reduced {
             units -= price;
         } else {
             retry_after_ms = (price - units).div_ceil(per_ms(rate));
-            caller.strike(1, enter.thresholds, now);
+            caller.strike(u64::from(enter.refusal_points), enter.thresholds, now);
             standing = caller.standing(enter.thresholds, now);
         }
         caller.bucket = Some((units, at_ms));
         remaining = u32::try_from(units / TOKEN).unwrap_or(u32::MAX);
         full_after_ms = (full - units).div_ceil(per_ms(rate));
     }
-    let revoked_before_s = if caller.revoked.1 > now { caller.revoked.0 } else { 0 };
+    let revoked = enter.login_s > 0 && caller.revoked.1 > now && enter.login_s < caller.revoked.0;
     let (new, ttl_ms) = caller.write(enter.rate, now);
-    let outcome =
-        Outcome::Entered { granted, remaining, retry_after_ms, full_after_ms, standing, revoked_before_s };
+    let outcome = Outcome::Entered { granted, remaining, retry_after_ms, full_after_ms, standing, revoked };
     Reduced::new(new, ttl_ms, outcome)
 }
 
@@ -308,7 +311,15 @@ mod tests {
     }
 
     fn request(rate: Option<Rate>) -> Enter {
-        Enter { rate, cost: 1, thresholds: THRESHOLDS, fingerprint: 0, bytes: 0 }
+        Enter {
+            rate,
+            cost: 1,
+            thresholds: THRESHOLDS,
+            fingerprint: 0,
+            bytes: 0,
+            login_s: 0,
+            refusal_points: 1,
+        }
     }
 
     #[test]
@@ -405,12 +416,15 @@ mod tests {
         let mut cell = Cell::default();
         cell.apply(&Op::Revoke { before_s: 100, ttl_ms: 1_000 }, 100_000);
         cell.apply(&Op::Revoke { before_s: 50, ttl_ms: 10 }, 100_001);
-        let before = |cell: &mut Cell, now| match cell.apply(&Op::Enter(request(None)), now) {
-            Outcome::Entered { revoked_before_s, .. } => revoked_before_s,
+        let revoked = |cell: &mut Cell, login_s, now| match cell
+            .apply(&Op::Enter(Enter { login_s, ..request(None) }), now)
+        {
+            Outcome::Entered { revoked, .. } => revoked,
             other => panic!("{other:?}"),
         };
-        assert_eq!(before(&mut cell, 100_999), 100);
-        assert_eq!(before(&mut cell, 101_000), 0);
+        assert!(revoked(&mut cell, 99, 100_999) && !revoked(&mut cell, 100, 100_999));
+        assert!(!revoked(&mut cell, 0, 100_999), "whoever has no token has none that is void");
+        assert!(!revoked(&mut cell, 99, 101_000));
     }
 
     #[cfg(not(target_arch = "wasm32"))]

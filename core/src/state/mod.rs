@@ -44,6 +44,8 @@ pub enum Op {
         /// How long the mark lasts.
         ttl_ms: u64,
     },
+    /// Takes a mark of [`Op::Once`] back: what it was for did not happen.
+    Forget,
     /// Reads what [`Op::Write`] wrote.
     Read,
     /// Writes bytes.
@@ -63,6 +65,7 @@ impl Op {
     pub fn is_relaxed(&self) -> bool {
         match self {
             Self::Enter(_) | Self::Strike(_) | Self::Admit(_) | Self::Renew { .. } | Self::Release(_) => true,
+            Self::Forget => true,
             Self::Read => true,
             Self::Revoke { .. } | Self::Once { .. } | Self::Write { .. } | Self::Probe => false,
         }
@@ -93,8 +96,8 @@ pub enum Outcome {
         full_after_ms: u64,
         /// What is thought of the caller.
         standing: Standing,
-        /// Tokens issued before that second are void.
-        revoked_before_s: u64,
+        /// The person's tokens are void.
+        revoked: bool,
     },
     /// Of [`Op::Strike`].
     Struck(Standing),
@@ -130,8 +133,8 @@ impl Outcome {
     /// lease for a request that its rate refuses.
     pub fn stops(&self) -> bool {
         match self {
-            Self::Entered { granted, standing, .. } => {
-                !granted || matches!(standing, Standing::Blocked { .. })
+            Self::Entered { granted, standing, revoked, .. } => {
+                !granted || *revoked || matches!(standing, Standing::Blocked { .. })
             }
             Self::Once { first } => !first,
             _ => false,
@@ -175,6 +178,7 @@ pub fn reduce(op: &Op, old: Option<&[u8]>, unix_ms: u64) -> Reduced {
             let outcome = Outcome::Once { first: until.is_none() };
             Reduced::new(encode(&kept), kept - unix_ms, outcome)
         }
+        Op::Forget => Reduced::new(Vec::new(), 1, Outcome::Written),
         Op::Read => {
             let value = old.and_then(|bytes| postcard::from_bytes::<Value>(bytes).ok());
             let value = value.filter(|value| value.until_ms > unix_ms);

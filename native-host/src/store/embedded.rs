@@ -8,6 +8,7 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
+    fs::{File, TryLockError},
     hash::BuildHasher as _,
     path::{Path, PathBuf},
     sync::{
@@ -42,7 +43,17 @@ const MOST_UNWRITTEN: usize = 65_536;
 struct Cell {
     value: Vec<u8>,
     expires_ms: u64,
+    /// It has changed since it was taken for writing.
     dirty: bool,
+    /// It is being written: what is on disk is older.
+    writing: bool,
+}
+
+impl Cell {
+    /// Whether it may be forgotten here and read again.
+    fn is_on_disk(&self) -> bool {
+        !self.dirty && !self.writing
+    }
 }
 
 struct Shard {
@@ -55,6 +66,8 @@ struct Shard {
 struct Inner {
     shards: Vec<Mutex<Shard>>,
     hasher: std::hash::RandomState,
+    /// Held for as long as the store is open.
+    _lock: File,
 }
 
 /// Whoever waits until everything before it is on disk.
@@ -82,6 +95,11 @@ impl Embedded {
     pub(super) fn open(directory: &Path) -> Result<Self, String> {
         let problem = |error: &dyn std::fmt::Display| format!("DATA_DIR: {}: {error}", directory.display());
         std::fs::create_dir_all(directory).map_err(|error| problem(&error))?;
+        // Two programs on one file would each believe their own memory.
+        let lock = File::create(directory.join("minigate.lock")).map_err(|error| problem(&error))?;
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            return Err(problem(&"another minigate uses it; give each its own, or set STORE_URL"));
+        }
         let path = directory.join("minigate.sqlite");
         let connection = create(&path).map_err(|error| problem(&error))?;
         let mut shards = Vec::with_capacity(SHARDS);
@@ -89,7 +107,7 @@ impl Embedded {
             let reader = reader(&path).map_err(|error| problem(&error))?;
             shards.push(Mutex::new(Shard { cells: HashMap::new(), dirty: Vec::new(), reader }));
         }
-        let inner = Arc::new(Inner { shards, hasher: std::hash::RandomState::new() });
+        let inner = Arc::new(Inner { shards, hasher: std::hash::RandomState::new(), _lock: lock });
         let (writer, barriers) = mpsc::channel();
         let mut keeper = Keeper { inner: Arc::clone(&inner), connection, swept: Instant::now() };
         thread::Builder::new()
@@ -124,7 +142,7 @@ impl Embedded {
         if !shard.cells.contains_key(key) {
             let cell = shard.read(key)?;
             if shard.cells.len() >= MOST_CELLS {
-                shard.cells.retain(|_, cell| cell.dirty);
+                shard.cells.retain(|_, cell| !cell.is_on_disk());
             }
             shard.cells.insert(key.to_owned(), cell);
         }
@@ -160,10 +178,15 @@ impl Shard {
             .ok()?;
         let row = select.query_row([key], |row| {
             let expires: i64 = row.get(1)?;
-            Ok(Cell { value: row.get(0)?, expires_ms: u64::try_from(expires).unwrap_or(0), dirty: false })
+            Ok(Cell {
+                value: row.get(0)?,
+                expires_ms: u64::try_from(expires).unwrap_or(0),
+                dirty: false,
+                writing: false,
+            })
         });
         let row = row.optional().map_err(|error| failed(&error.to_string())).ok()?;
-        Some(row.unwrap_or(Cell { value: Vec::new(), expires_ms: 0, dirty: false }))
+        Some(row.unwrap_or(Cell { value: Vec::new(), expires_ms: 0, dirty: false, writing: false }))
     }
 }
 
@@ -227,7 +250,7 @@ impl Keeper {
             let Shard { cells, dirty, .. } = &mut *shard;
             for key in dirty.drain(..) {
                 if let Some(cell) = cells.get_mut(&key) {
-                    cell.dirty = false;
+                    (cell.dirty, cell.writing) = (false, true);
                     changed.push((key, cell.value.clone(), cell.expires_ms));
                 }
             }
@@ -235,18 +258,23 @@ impl Keeper {
         if changed.is_empty() {
             return true;
         }
-        let Err(error) = self.write(&changed, synced) else { return true };
-        failed(&error.to_string());
+        let written = self.write(&changed, synced);
+        if let Err(error) = &written {
+            failed(&error.to_string());
+        }
         for (key, ..) in changed {
             let at = usize::try_from(self.inner.hasher.hash_one(&key) % SHARDS as u64).unwrap_or_default();
             let mut shard = lock(&self.inner.shards[at]);
             let Shard { cells, dirty, .. } = &mut *shard;
-            if let Some(cell) = cells.get_mut(&key).filter(|cell| !cell.dirty) {
-                cell.dirty = true;
-                dirty.push(key);
+            if let Some(cell) = cells.get_mut(&key) {
+                cell.writing = false;
+                if written.is_err() && !cell.dirty {
+                    cell.dirty = true;
+                    dirty.push(key);
+                }
             }
         }
-        false
+        written.is_ok()
     }
 
     /// In WAL mode a commit is safe from a crash of this program; `synced` makes it safe from a
@@ -274,7 +302,7 @@ impl Keeper {
         self.swept = Instant::now();
         let now = clock::unix_ms();
         for shard in &self.inner.shards {
-            lock(shard).cells.retain(|_, cell| cell.dirty || cell.expires_ms > now);
+            lock(shard).cells.retain(|_, cell| !cell.is_on_disk() || cell.expires_ms > now);
         }
         let deleted = self.connection.execute(
             "DELETE FROM cell WHERE key IN (SELECT key FROM cell WHERE expires_ms <= ?1 LIMIT ?2)",

@@ -34,7 +34,7 @@ fn entered(standing: Standing) -> Outcome {
         retry_after_ms: 0,
         full_after_ms: 0,
         standing,
-        revoked_before_s: 0,
+        revoked: false,
     }
 }
 
@@ -85,12 +85,7 @@ fn what_openclaw_says_decides_the_verdict() {
         (400, &[], error_of("bad", "invalid_request_error"), Verdict::Well),
         (502, &[], error_of("upstream provider error", "api_error"), Verdict::Failed),
         (401, &[], error_of("401 wrong key", "authentication_error"), Verdict::FailedFor { ms: 30_000 }),
-        (
-            503,
-            &[("retry-after", "1")],
-            error_of("restarting", "service_unavailable"),
-            Verdict::FailedFor { ms: 1_000 },
-        ),
+        (503, &[("retry-after", "1")], error_of("restarting", "service_unavailable"), Verdict::Failed),
         (200, &[], "{".into(), Verdict::Failed),
     ];
     for (status, headers, body, expected) in cases {
@@ -286,4 +281,9 @@ fn the_addresses_of_one_ipv6_subscriber_are_one() {
     assert_eq!(key("2001:db8:1:2:3::4"), key("2001:db8:1:2:ffff::9"));
     assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
     assert_ne!(key("203.0.113.9"), key("203.0.113.10"));
+    // As a proxy that listens on both families writes them, and one that adds the port.
+    assert_eq!(key("::ffff:203.0.113.9"), key("203.0.113.9"));
+    assert_ne!(key("::ffff:203.0.113.9"), key("::ffff:203.0.113.10"));
+    assert_eq!(key("203.0.113.9:50000"), key("203.0.113.9"));
+    assert_eq!(key("[2001:db8:1:2::1]:443"), key("2001:db8:1:2::1"));
 }

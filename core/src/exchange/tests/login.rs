@@ -152,6 +152,9 @@ fn a_revoked_person_is_out_at_once() {
         let refused = request(&policy, (path, Some(&late)), &question(false), BEGIN + 31_000, store.clone());
         assert_eq!(refused.failure(), (401, "token_invalid".into()), "{path}");
     }
+    let refused =
+        request(&policy, ("/api/chat", Some(&token)), &question(false), BEGIN + 6_000, store.clone());
+    assert!(!refused.store.contains_key("upstream:openclaw"), "no slot is taken for it");
     let mut again = login(&policy, "another-code", BEGIN + 7_000, store);
     again.whole(200, &[], &identity());
     let token = again.json()["token"].as_str().expect("a token").to_owned();
@@ -207,6 +210,8 @@ fn what_wechat_says_has_its_answer() {
     let mut broken = login(&policy(), "c", BEGIN, BTreeMap::new());
     broken.breaks(FetchFailure::Connect);
     assert_eq!(broken.failure(), (503, "wechat_unavailable".into()));
+    let again = login(&policy(), "c", BEGIN, broken.store);
+    assert_eq!(again.fetches.len(), 1, "WeChat has not seen the code: it may be sent again");
     let mut hanging = login(&policy(), "c", BEGIN, BTreeMap::new());
     hanging.wait();
     assert_eq!((hanging.failure(), hanging.cancelled.len()), ((503, "wechat_unavailable".into()), 1));

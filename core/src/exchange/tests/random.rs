@@ -78,7 +78,7 @@ fn act(world: &mut World, (which, kind, whose, gap): Act) {
                 retry_after_ms: 9_001,
                 full_after_ms: 1,
                 standing: standings[if kind % 5 == 0 { pick(4) } else { 0 }],
-                revoked_before_s: 0,
+                revoked: kind % 11 == 0,
             };
             let last = [
                 Outcome::Admitted,

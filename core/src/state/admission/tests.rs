@@ -52,7 +52,7 @@ impl Cell {
     }
 
     fn end(&mut self, ticket: u64, verdict: Verdict, now: u64) {
-        let release = Release { ticket, model: 1, verdict, slots: self.slots };
+        let release = Release { ticket, flow: ticket, model: 1, verdict, slots: self.slots };
         assert_eq!(self.apply(&Op::Release(release), now), Outcome::Written);
     }
 }
@@ -247,6 +247,36 @@ fn failures_in_a_row_open_the_breaker_and_one_tries_again() {
     cell.end(14, Verdict::Well, 6_021);
     assert_eq!(cell.ask(15, 15, 6_022), Outcome::Admitted);
     assert_eq!(cell.ask(16, 16, 6_022), Outcome::Admitted, "closed for all");
+}
+
+#[test]
+fn what_fails_for_one_caller_alone_shuts_nobody_out() {
+    let mut cell = Cell::new(8, 8);
+    for ticket in 0..20 {
+        assert_eq!(cell.ask(ticket, 1, ticket), Outcome::Admitted);
+        let release = Release { ticket, flow: 1, model: 1, verdict: Verdict::Failed, slots: 8 };
+        cell.apply(&Op::Release(release), ticket);
+    }
+    assert_eq!(cell.ask(99, 2, 30), Outcome::Admitted);
+}
+
+#[test]
+fn those_that_waited_before_do_not_join_a_trial() {
+    let mut cell = Cell::new(1, 8);
+    let other = Admit { model: 2, ..cell.request(50, 50) };
+    cell.ask(1, 1, 0);
+    cell.end(1, Verdict::FailedFor { ms: 1_000 }, 0);
+    assert_eq!(cell.apply(&Op::Admit(other), 1), Outcome::Admitted, "another model has the slot");
+    assert!(matches!(cell.ask(2, 2, 1_001), Outcome::Queued { .. }), "half open, but there is no slot");
+    assert!(matches!(cell.ask(3, 3, 1_002), Outcome::Queued { .. }));
+    cell.slots = 8;
+    let release = Release { ticket: 50, flow: 50, model: 2, verdict: Verdict::Well, slots: 8 };
+    cell.apply(&Op::Release(release), 1_003);
+    assert_eq!(cell.woken, BTreeSet::from([2]), "one tries");
+    assert_eq!(cell.ask(2, 2, 1_004), Outcome::Admitted);
+    cell.woken.clear();
+    cell.end(2, Verdict::Well, 1_005);
+    assert_eq!(cell.woken, BTreeSet::from([3]), "and then the others go");
 }
 
 #[test]
