@@ -13,6 +13,7 @@ mod deadlines;
 mod faults;
 mod leaks;
 mod lifecycle;
+mod logins;
 mod operations;
 mod refusals;
 mod streams;
@@ -25,6 +26,7 @@ use minigate_tests::{
     client::{Client, KEY},
     hosts::{Host, Kind},
     upstream::{TOKEN, Upstream},
+    wechat::Wechat,
 };
 use tokio::runtime::Runtime;
 
@@ -46,10 +48,25 @@ pub(crate) enum Setup {
     Limited,
     /// Nobody listens where OpenClaw should be.
     Alone,
+    /// People log in by WeChat, or through a backend.
+    Logins,
+    /// The same after its signing key was changed.
+    Rotated,
+    /// Two logins of an address at once; nobody listens where WeChat should be.
+    Shut,
 }
 
 impl Setup {
-    const ALL: [Self; 5] = [Self::Plain, Self::Hasty, Self::Memory, Self::Limited, Self::Alone];
+    const ALL: [Self; 8] = [
+        Self::Plain,
+        Self::Hasty,
+        Self::Memory,
+        Self::Limited,
+        Self::Alone,
+        Self::Logins,
+        Self::Rotated,
+        Self::Shut,
+    ];
 
     fn settings(self) -> Vec<(&'static str, &'static str)> {
         match self {
@@ -82,6 +99,10 @@ impl Setup {
                 ("ABUSE_PROTECTION", "off"),
             ],
             Self::Alone => vec![("RATE_LIMIT_PER_MINUTE", "0"), ("CONNECT_TIMEOUT_MS", "1000")],
+            Self::Logins => logins::settings("0", logins::SECRETS),
+            Self::Rotated => logins::settings("0", logins::SECRETS_ROTATED),
+            // The third has to wait for half a minute or more, longer than the test runs.
+            Self::Shut => logins::settings("1/2", logins::SECRETS),
         }
     }
 }
@@ -91,12 +112,15 @@ impl Setup {
 pub(crate) struct World {
     /// The scripted Gateway.
     pub(crate) upstream: Upstream,
+    /// The scripted WeChat.
+    pub(crate) wechat: Wechat,
     hosts: Vec<(Setup, Host)>,
 }
 
 impl World {
     async fn start() -> Self {
         let upstream = Upstream::start().await;
+        let wechat = Wechat::start(logins::APPID, logins::APP_SECRET).await;
         let nobody = Upstream::refusing().await;
         let keys = format!("{KEY}, {SECOND_KEY}");
         let mut hosts = Vec::new();
@@ -104,6 +128,7 @@ impl World {
             for kind in Kind::ALL {
                 let url = if setup == Setup::Alone { &nobody } else { &upstream.url };
                 let mut settings = setup.settings();
+                settings.push(("WECHAT_API_URL", if setup == Setup::Shut { &nobody } else { wechat.url() }));
                 if setup != Setup::Limited {
                     // What one scenario does must not count against the next.
                     settings.extend([
@@ -120,7 +145,7 @@ impl World {
                 hosts.push((setup, Host::start(kind, &settings).await));
             }
         }
-        Self { upstream, hosts }
+        Self { upstream, wechat, hosts }
     }
 }
 
@@ -148,6 +173,11 @@ impl Scene {
     /// The scripted Gateway.
     pub(crate) fn upstream(&self) -> &Upstream {
         &self.world.upstream
+    }
+
+    /// The scripted WeChat.
+    pub(crate) fn wechat(&self) -> &Wechat {
+        &self.world.wechat
     }
 
     /// A marker that no other scenario or host uses.
@@ -208,6 +238,7 @@ fn main() -> ExitCode {
         faults::scenarios(),
         leaks::scenarios(),
         lifecycle::scenarios(),
+        logins::scenarios(),
         operations::scenarios(),
         refusals::scenarios(),
         streams::scenarios(),
