@@ -249,9 +249,8 @@ async fn answer(
 ) -> Result<Response<Answer>, Infallible> {
     let (parts, body) = request.into_parts();
     let read = |name: &&str| {
-        let values: Vec<&str> =
-            parts.headers.get_all(*name).iter().filter_map(|value| value.to_str().ok()).collect();
-        (!values.is_empty()).then(|| ((*name).to_owned(), values.join(",")))
+        let values: Vec<String> = parts.headers.get_all(*name).iter().map(header_text).collect();
+        (!values.is_empty()).then(|| ((*name).to_owned(), values.join(", ")))
     };
     let head = RequestHead {
         method: parts.method.as_str().to_owned(),
@@ -283,6 +282,13 @@ async fn answer(
             Some(Emission::End) | None => return Ok(response),
         }
     }
+}
+
+/// A header's value as a text, whatever its bytes are: one that was left out for them would let
+/// another header speak in its place. Values of one name are joined as `fetch` joins them on
+/// the edge.
+fn header_text(value: &HeaderValue) -> String {
+    value.as_bytes().iter().map(|byte| char::from(*byte)).collect()
 }
 
 /// The rest of an answer, as the client reads it.
