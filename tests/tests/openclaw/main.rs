@@ -2,6 +2,8 @@
 //! Minigate thinks. Only the model behind OpenClaw is scripted.
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says so when something is missing")]
 
+mod redteam;
+
 use std::{
     future::Future,
     pin::Pin,
@@ -18,6 +20,8 @@ use minigate_tests::{
     media::{encode, pdf, png, with_attachment},
     openclaw::{OpenClaw, TOKEN},
     provider::{DETAIL, Provider},
+    upstream::Upstream,
+    wechat::Wechat,
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -40,10 +44,14 @@ enum Setup {
     Memory,
     /// A turn may take eight seconds.
     Hasty,
+    /// What is attacked: people with tokens, and OpenClaw remembers.
+    Guarded,
+    /// The same, and abusers are blocked.
+    Watched,
 }
 
 impl Setup {
-    const ALL: [Self; 3] = [Self::Plain, Self::Memory, Self::Hasty];
+    const ALL: [Self; 5] = [Self::Plain, Self::Memory, Self::Hasty, Self::Guarded, Self::Watched];
 
     fn settings(self) -> &'static [(&'static str, &'static str)] {
         match self {
@@ -53,6 +61,8 @@ impl Setup {
                 &[("CHAT_MEMORY", "gateway"), ("SYSTEM_PROMPT", SYSTEM_PROMPT), ("MAX_TOKENS", "777")]
             }
             Self::Hasty => &[("TURN_TIMEOUT_MS", "8000")],
+            Self::Guarded => redteam::GUARDED,
+            Self::Watched => redteam::WATCHED,
         }
     }
 }
@@ -61,6 +71,9 @@ impl Setup {
 #[derive(Debug)]
 struct World {
     provider: Provider,
+    wechat: Wechat,
+    /// Where nobody may be lured to.
+    bait: Upstream,
     hosts: Vec<(Setup, Host)>,
     openclaw: OpenClaw,
 }
@@ -69,6 +82,8 @@ impl World {
     async fn start() -> Self {
         let provider = Provider::start().await;
         let openclaw = OpenClaw::start(&provider).await;
+        let wechat = Wechat::start(redteam::APPID, redteam::APP_SECRET).await;
+        let bait = Upstream::start().await;
         let all = Setup::ALL.into_iter().flat_map(|setup| Kind::ALL.map(|kind| (setup, kind)));
         let hosts = join_all(all.map(async |(setup, kind)| {
             let mut settings = vec![
@@ -76,17 +91,22 @@ impl World {
                 ("OPENCLAW_GATEWAY_TOKEN", TOKEN),
                 ("API_KEY", KEY),
                 ("RATE_LIMIT_PER_MINUTE", "0"),
+                ("WECHAT_API_URL", wechat.url()),
             ];
             settings.extend_from_slice(setup.settings());
             (setup, Host::start(kind, &settings).await)
         }))
         .await;
-        Self { provider, hosts, openclaw }
+        Self { provider, wechat, bait, hosts, openclaw }
+    }
+
+    fn host(&self, kind: Kind, setup: Setup) -> &Host {
+        let found = self.hosts.iter().find(|(is, host)| *is == setup && host.kind == kind);
+        &found.expect("every setup was started").1
     }
 
     fn client(&self, kind: Kind, setup: Setup) -> Client {
-        let found = self.hosts.iter().find(|(is, host)| *is == setup && host.kind == kind);
-        Client::new(&found.expect("every setup was started").1.url)
+        Client::new(&self.host(kind, setup).url)
     }
 
     /// Ends everything; says first what was logged, when that may help.
@@ -188,11 +208,19 @@ fn main() -> ExitCode {
             trials.push(trial(format!("{}::{name}", kind.name()), &runtime, move || run(scene)));
         }
     }
+    for attack in redteam::ATTACKS {
+        for kind in Kind::ALL {
+            let scene = Scene { kind, world: Arc::clone(&world) };
+            let name = format!("{}::attack::{}", kind.name(), attack.name);
+            trials.push(trial(name, &runtime, move || attack.run(scene)));
+        }
+    }
     let both = Arc::clone(&world);
     trials.push(trial("both::a_conversation_moves_between_hosts".into(), &runtime, move || {
         Box::pin(a_conversation_moves_between_hosts(both))
     }));
     let first = libtest_mimic::run(&arguments, trials);
+    let aftermath = redteam::aftermath(&world, first.num_filtered_out == 0 && !arguments.list);
 
     // Alone and last: it makes OpenClaw leave the model alone for half a minute.
     let both = Arc::clone(&world);
@@ -201,7 +229,10 @@ fn main() -> ExitCode {
     });
     let second = libtest_mimic::run(&arguments, vec![last]);
 
-    let failed = first.has_failed() || second.has_failed();
+    if let Err(problem) = &aftermath {
+        eprintln!("after the attacks: {problem}");
+    }
+    let failed = first.has_failed() || second.has_failed() || aftermath.is_err();
     // The trials are gone, and their share of the world with them.
     if let Ok(world) = Arc::try_unwrap(world) {
         runtime.block_on(world.stop(failed));
@@ -556,7 +587,7 @@ async fn a_refused_provider_key_is_the_operators(world: Arc<World>) {
     for (kind, client) in Kind::ALL.into_iter().zip(&clients) {
         let answer = client.chat(&say("key-cooling")).await;
         assert_eq!(answer.error(), (503, "upstream_unavailable".to_owned()), "{}", kind.name());
-        let seconds: u64 = answer.header("retry-after").parse().unwrap();
+        let seconds: u64 = answer.header("retry-after").parse().expect("seconds");
         assert!((1..=30).contains(&seconds), "{}: {seconds}", kind.name());
     }
     assert!(world.provider.calls("key-cooling").is_empty());
