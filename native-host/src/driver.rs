@@ -284,8 +284,10 @@ impl Driver {
             }
             Output::Fetch(fetch) => {
                 let body = RopeBody::new(&fetch.body, &self.body);
-                // The upstream's request holds what it needs of the body.
-                self.body = Vec::new();
+                if fetch.body.refers_to_the_body() {
+                    // The upstream's request holds what it needs of it.
+                    self.body = Vec::new();
+                }
                 let upstream = self.worker.upstream.clone();
                 self.waiting.push((fetch.id, Box::pin(send(upstream, fetch, body))));
             }

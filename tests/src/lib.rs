@@ -10,6 +10,7 @@ pub mod hosts;
 pub mod media;
 pub mod openclaw;
 pub mod provider;
+pub mod redis;
 pub mod scripted;
 pub mod upstream;
 pub mod wechat;

@@ -114,6 +114,20 @@ pub(crate) fn program(cache: &Cache, package: &str) -> Result<PathBuf> {
     Ok(dir.join("usr/sbin").join(package))
 }
 
+/// The first of these servers that is installed, else the last one from its Debian package of
+/// the same name. The package's own service is not started.
+pub(crate) fn server(names: &[&str]) -> Result<PathBuf> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let find = |name: &&str| env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
+    if let Some(program) = names.iter().find_map(find) {
+        already("store", &program.display().to_string());
+        return Ok(program);
+    }
+    let Some(name) = names.last() else { return Err("no server is named".into()) };
+    install(&[Package::any(*name)])?;
+    find(name).ok_or_else(|| format!("{name} was installed and is not in PATH").into())
+}
+
 fn unpack(package: &str, dir: &Path) -> Result<()> {
     Command::new("apt-get").args(["download", "-qq", package]).current_dir(dir).run_quietly()?;
     for entry in std::fs::read_dir(dir)? {
@@ -151,7 +165,11 @@ impl Root {
                 sudo
             }
         };
-        command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(arguments).run_quietly()
+        // invoke-rc.d starts no service in runlevel 1.
+        command
+            .args(["DEBIAN_FRONTEND=noninteractive", "RUNLEVEL=1", "apt-get"])
+            .args(arguments)
+            .run_quietly()
     }
 }
 

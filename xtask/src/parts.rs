@@ -7,17 +7,18 @@ use std::path::PathBuf;
 use crate::layout::{Layout, NATIVE};
 use crate::node::Node;
 use crate::step::{Result, Run, step};
-use crate::{module, toolchain};
+use crate::{debian, module, toolchain};
 
 /// Names and absolute paths.
 pub(crate) type Variables = Vec<(&'static str, OsString)>;
 
-/// The native host, the module, the core alone, Node, workerd, wrangler, OpenClaw.
+/// The native host, the module, the core alone, Node, workerd, wrangler, OpenClaw, Redis.
 pub(crate) fn all(layout: &Layout) -> Result<Variables> {
     let toolchain = toolchain::ensure(layout)?;
     let node = Node::ensure(layout)?;
     let edge = node.edge_tools(layout)?;
     let openclaw = node.openclaw(layout)?;
+    let redis = debian::server(&["valkey-server", "redis-server"])?;
     module::build(layout, &toolchain)?;
     module::build_core(layout, &toolchain)?;
     host(layout)?;
@@ -29,6 +30,7 @@ pub(crate) fn all(layout: &Layout) -> Result<Variables> {
         ("MINIGATE_WORKERD", edge.workerd.into()),
         ("MINIGATE_WRANGLER", edge.dir.into()),
         ("MINIGATE_OPENCLAW", openclaw.into()),
+        ("MINIGATE_REDIS", redis.into()),
     ])
 }
 

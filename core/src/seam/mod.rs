@@ -190,7 +190,8 @@ pub enum FetchFailure {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Output {
     /// Read the request's body, then give [`Input::Body`] or [`Input::BodyFailed`].
-    /// Keep the body until the exchange is done: ropes refer to it.
+    /// Keep the body until a rope has [referred](Rope::refers_to_the_body) to it, or the exchange
+    /// is done.
     ReadBody {
         /// The most bytes that may be read.
         limit: u64,
@@ -391,6 +392,12 @@ impl Rope {
                 Piece::Body { len, .. } => u64::from(*len),
             })
             .sum()
+    }
+
+    /// Whether ranges of the request's body are in it. One fetch of an exchange has them: after
+    /// it a host need not keep the body.
+    pub fn refers_to_the_body(&self) -> bool {
+        self.0.iter().any(|piece| matches!(piece, Piece::Body { .. }))
     }
 
     /// Whether there is nothing in it.

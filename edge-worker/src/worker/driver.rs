@@ -279,7 +279,10 @@ impl Driver {
         let source = self.body.as_ref().unwrap_or(&empty);
         let secret = |name: &str| self.worker.addresses.credential(name);
         let body = (!fetch.body.is_empty()).then(|| js::resolve(&fetch.body, source, secret)).flatten();
-        self.body = None;
+        if fetch.body.refers_to_the_body() {
+            // The upstream's request holds what it needs of it.
+            self.body = None;
+        }
         let sent = upstream::send(&self.worker.addresses, fetch, body);
         let answer = async move {
             let Ok((promise, abort)) = sent else { return Event::Failed(id, FetchFailure::Connect) };

@@ -126,6 +126,7 @@ fn reducers_agree_on_any_history(world: &World) {
             4 => Op::Release(Release {
                 ticket: numbers.below(6),
                 model: 1,
+                flow: numbers.below(3),
                 verdict: [Verdict::Well, Verdict::Failed, Verdict::Unknown, Verdict::FailedFor { ms: 900 }]
                     [numbers.below(4) as usize],
                 slots: 2,
@@ -133,6 +134,7 @@ fn reducers_agree_on_any_history(world: &World) {
             5 => Op::Renew { ticket: numbers.below(6), lease_ms: 15_000 },
             6 => Op::Strike(Strike { points: 30, thresholds: THRESHOLDS }),
             7 => Op::Revoke { before_s: now / 1000, ttl_ms: numbers.below(9_000_000) },
+            8 if numbers.below(3) == 0 => Op::Forget,
             8 => Op::Once { ttl_ms: 9_000 },
             9 => Op::Write { value: vec![7; numbers.below(40) as usize].into(), ttl_ms: 50_000 },
             10 => Op::Read,
@@ -161,6 +163,8 @@ fn enter(per_minute: u32, burst: u32, numbers: &mut Numbers) -> Op {
         thresholds: THRESHOLDS,
         fingerprint: numbers.below(3) as u32,
         bytes: numbers.below(1_000_000) as u32,
+        login_s: numbers.below(2_000_000_000),
+        refusal_points: numbers.below(3) as u16,
     })
 }
 

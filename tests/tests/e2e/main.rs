@@ -13,6 +13,7 @@ mod deadlines;
 mod faults;
 mod leaks;
 mod lifecycle;
+mod load;
 mod logins;
 mod operations;
 mod refusals;
@@ -237,6 +238,7 @@ fn main() -> ExitCode {
         deadlines::scenarios(),
         faults::scenarios(),
         leaks::scenarios(),
+        load::scenarios(),
         lifecycle::scenarios(),
         logins::scenarios(),
         operations::scenarios(),

@@ -1,0 +1,273 @@
+//! What happens when there is more to do than OpenClaw does at once, and what WeChat is asked
+//! about a text: each host alone, then two hosts on one Redis.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use minigate_tests::{
+    client::{Answer, Client, KEY, say, say_stream, whole},
+    hosts::{Host, Kind},
+    redis::{PASSWORD, Redis},
+    until,
+    upstream::TOKEN,
+    wechat::{CANARIES, Wechat},
+};
+use serde_json::{Value, json};
+
+use crate::{Scenario, Scene, logins, scenarios};
+
+pub(crate) fn scenarios() -> Vec<Scenario> {
+    let mut all = scenarios![
+        who_finds_no_slot_waits_and_is_woken,
+        who_finds_no_place_is_sent_away,
+        failures_of_many_open_the_breaker,
+        texts_are_checked_before_anybody_sees_them,
+    ];
+    all.extend(scenarios![for &[Kind::Native];
+        limits_hold_over_two_hosts,
+        a_slot_goes_from_one_host_to_the_other,
+        a_dead_host_frees_its_slot,
+        a_redis_that_is_down,
+    ]);
+    all
+}
+
+/// A host of its own with these settings beside the usual ones.
+async fn host(scene: &Scene, more: &[(&str, &str)]) -> Host {
+    let mut settings = vec![
+        ("OPENCLAW_GATEWAY_URL", scene.upstream().url.as_str()),
+        ("OPENCLAW_GATEWAY_TOKEN", TOKEN),
+        ("API_KEY", KEY),
+        ("ABUSE_PROTECTION", "off"),
+        ("RATE_LIMIT_PER_MINUTE", "0"),
+        ("RATE_LIMIT_PER_ADDRESS", "0"),
+    ];
+    settings.retain(|(name, _)| more.iter().all(|(other, _)| other != name));
+    settings.extend_from_slice(more);
+    Host::start(scene.kind, &settings).await
+}
+
+/// A request of a user.
+fn of(user: &str, text: &str) -> Value {
+    let mut body = say(text);
+    body["user"] = user.into();
+    body
+}
+
+/// A stream that has begun and goes on for a second or two.
+async fn busy(scene: &Scene, client: &Client, marker: &str) -> tokio::task::JoinHandle<String> {
+    let body =
+        say_stream(&format!("{marker} [[up:slow=60]][[up:text=one two three four five six seven eight]]"));
+    let client = client.clone();
+    let running = tokio::spawn(async move { client.stream(&body).await.text() });
+    scene.upstream().wait_for(marker, "the stream to run", |seen| seen.pieces > 1).await;
+    running
+}
+
+async fn who_finds_no_slot_waits_and_is_woken(scene: Scene) {
+    let host = host(&scene, &[("MAX_CONCURRENCY", "1")]).await;
+    let client = Client::new(&host.url);
+    let first = busy(&scene, &client, &scene.marker("slot-held")).await;
+    let answers = join_all((0..3).map(|each| {
+        let body = of(&format!("u{each}"), &format!("{} {each}", scene.marker("slot-waits")));
+        let client = client.clone();
+        async move { client.chat(&body).await }
+    }))
+    .await;
+    for answer in &answers {
+        assert_eq!(answer.status, 200, "{}", answer.text);
+    }
+    assert_eq!(first.await.unwrap(), "one two three four five six seven eight");
+    until("the log lines", Duration::from_secs(5), || async {
+        host.records().iter().filter(|record| record["queued"] == true).count() == 3
+    })
+    .await;
+    host.stop().await;
+}
+
+async fn who_finds_no_place_is_sent_away(scene: Scene) {
+    let host = host(&scene, &[("MAX_CONCURRENCY", "1"), ("QUEUE_LIMIT", "0")]).await;
+    let client = Client::new(&host.url);
+    let first = busy(&scene, &client, &scene.marker("place-held")).await;
+    let answer = client.chat(&of("u", "no place")).await;
+    assert_eq!(answer.error(), (503, "queue_full".to_owned()), "{}", answer.text);
+    assert!(answer.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0));
+    assert_eq!(answer.json()["error"]["queue"]["waiting"], 0);
+    first.await.unwrap();
+    // The slot is free again, and nobody's fault is remembered.
+    until("the slot", Duration::from_secs(5), || async { client.chat(&of("u", "now")).await.status == 200 })
+        .await;
+    host.stop().await;
+}
+
+async fn failures_of_many_open_the_breaker(scene: Scene) {
+    let host = host(&scene, &[]).await;
+    let client = Client::new(&host.url);
+    for each in 0..5 {
+        let answer = client.chat(&of(&format!("u{each}"), "[[up:fail=provider_error]]")).await;
+        assert_eq!(answer.status, 502, "{}", answer.text);
+    }
+    let marker = scene.marker("breaker-open");
+    let refused = client.chat(&of("u9", &marker)).await;
+    assert_eq!(refused.error(), (503, "upstream_unavailable".to_owned()), "{}", refused.text);
+    assert!(refused.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds <= 2));
+    until("the breaker to close", Duration::from_secs(10), || async {
+        client.chat(&of("u9", "again")).await.status == 200
+    })
+    .await;
+    assert_eq!(client.chat(&of("u8", "and everybody")).await.status, 200);
+    host.stop().await;
+}
+
+async fn bearer(client: &Client, token: &str, body: &Value) -> Answer {
+    let value = format!("Bearer {token}");
+    let headers = [("content-type", "application/json"), ("authorization", value.as_str())];
+    whole(client.send("POST", "/api/chat", &headers, body.to_string()).await).await
+}
+
+async fn texts_are_checked_before_anybody_sees_them(scene: Scene) {
+    let wechat = Wechat::start(logins::APPID, logins::APP_SECRET).await;
+    let host = host(
+        &scene,
+        &[
+            ("WECHAT_API_URL", wechat.url()),
+            ("WECHAT_APPID", logins::APPID),
+            ("WECHAT_SECRET", logins::APP_SECRET),
+            ("TOKEN_SECRET", logins::SECRETS),
+            ("CONTENT_CHECK", "enforce"),
+            ("CONTENT_CHECK_FAILURE", "closed"),
+        ],
+    )
+    .await;
+    let client = Client::new(&host.url);
+    let headers = [("content-type", "application/json")];
+    let login = client.send("POST", "/v1/mini/login", &headers, json!({"code": "good-checked"}).to_string());
+    let token = whole(login.await).await.json()["token"].as_str().unwrap().to_owned();
+
+    let fine = bearer(&client, &token, &say("a harmless text")).await;
+    assert_eq!(fine.status, 200, "{}", fine.text);
+    assert_eq!(wechat.texts(), ["a harmless text", "echo: a harmless text"], "the text, then the answer");
+
+    let marker = scene.marker("content-risky");
+    let risky = bearer(&client, &token, &say(&format!("{marker} RISKY"))).await;
+    assert_eq!(risky.error(), (400, "content_refused".to_owned()), "{}", risky.text);
+    let answer = bearer(&client, &token, &say("fine [[up:text=a RISKY answer]]")).await;
+    assert_eq!(answer.error(), (400, "content_refused".to_owned()), "{}", answer.text);
+    assert!(!answer.text.contains("RISKY"));
+
+    let long = "好".repeat(90);
+    let stream = say_stream(&format!("fine [[up:text={long} and more]]"));
+    let shown = bearer(&client, &token, &stream).await;
+    assert!(shown.text.contains("好") && shown.text.ends_with("data: [DONE]\n\n"), "{}", shown.text);
+    let stream = say_stream(&format!("fine [[up:text={long} and then RISKY words]]"));
+    let cut = bearer(&client, &token, &stream).await;
+    assert!(!cut.text.contains("RISKY") && cut.text.contains("content_refused"), "{}", cut.text);
+
+    // A token that WeChat calls void is fetched anew; a WeChat that fails is the settings' to judge.
+    wechat.expire_token();
+    assert_eq!(bearer(&client, &token, &say("another text")).await.status, 200);
+    wechat.fail_with(45009);
+    let unchecked = bearer(&client, &token, &say("a text")).await;
+    assert_eq!(unchecked.error(), (503, "content_unchecked".to_owned()), "{}", unchecked.text);
+    let output = host.output();
+    for canary in CANARIES.iter().chain([&logins::APP_SECRET]) {
+        assert!(!output.contains(*canary), "{canary} is in the output");
+    }
+    host.stop().await;
+}
+
+/// Two hosts on one Redis.
+async fn pair(scene: &Scene, redis: &Redis, more: &[(&str, &str)]) -> (Host, Host) {
+    let url = redis.url();
+    let mut settings = vec![("STORE_URL", url.as_str())];
+    settings.extend_from_slice(more);
+    (host(scene, &settings).await, host(scene, &settings).await)
+}
+
+async fn stop(hosts: (Host, Host)) {
+    for host in [hosts.0, hosts.1] {
+        assert!(!host.output().contains(PASSWORD), "the store's password is in the output");
+        host.stop().await;
+    }
+}
+
+async fn limits_hold_over_two_hosts(scene: Scene) {
+    let redis = Redis::start().await;
+    let limits = [("RATE_LIMIT_PER_MINUTE", "1"), ("RATE_LIMIT_BURST", "7")];
+    let hosts = pair(&scene, &redis, &limits).await;
+    let clients = [Client::new(&hosts.0.url), Client::new(&hosts.1.url)];
+    let answers = join_all((0..20).map(|each| {
+        let client = clients[each % 2].clone();
+        async move { client.chat(&of("one person", "limits")).await.status }
+    }))
+    .await;
+    assert_eq!(answers.iter().filter(|status| **status == 200).count(), 7, "{answers:?}");
+    assert_eq!(answers.iter().filter(|status| **status == 429).count(), 13, "{answers:?}");
+    stop(hosts).await;
+}
+
+async fn a_slot_goes_from_one_host_to_the_other(scene: Scene) {
+    let redis = Redis::start().await;
+    let hosts = pair(&scene, &redis, &[("MAX_CONCURRENCY", "1")]).await;
+    let clients = [Client::new(&hosts.0.url), Client::new(&hosts.1.url)];
+    let first = busy(&scene, &clients[0], "redis-slot-held").await;
+    let second = clients[1].chat(&of("u2", "redis-slot-waits")).await;
+    assert_eq!(second.status, 200, "{}", second.text);
+    first.await.unwrap();
+    until("the log line", Duration::from_secs(5), || async {
+        hosts.1.records().iter().any(|record| record["queued"] == true)
+    })
+    .await;
+    stop(hosts).await;
+}
+
+async fn a_dead_host_frees_its_slot(scene: Scene) {
+    let redis = Redis::start().await;
+    let (dying, living) = pair(&scene, &redis, &[("MAX_CONCURRENCY", "1")]).await;
+    let url = format!("{}/api/chat", dying.url);
+    let held = tokio::spawn(async move {
+        let request = reqwest::Client::builder().no_proxy().build().unwrap().post(url);
+        let body = say("redis-dies [[up:hang]]").to_string();
+        let _ = request
+            .header("x-api-key", KEY)
+            .header("content-type", "application/json")
+            .body(body)
+            .send()
+            .await;
+    });
+    scene.upstream().wait_for("redis-dies", "the turn to run", |_| true).await;
+    dying.kill().await;
+    held.await.unwrap();
+    let began = tokio::time::Instant::now();
+    let answer = Client::new(&living.url).chat(&of("u2", "redis-lives")).await;
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    // A lease lasts 15 s; whoever waits asks again every two.
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+    living.stop().await;
+}
+
+async fn a_redis_that_is_down(scene: Scene) {
+    let mut redis = Redis::start().await;
+    let url = redis.url();
+    let open = host(&scene, &[("STORE_URL", &url)]).await;
+    let closed = host(&scene, &[("STORE_URL", &url), ("STORE_FAILURE", "closed")]).await;
+    let clients = [Client::new(&open.url), Client::new(&closed.url)];
+    for client in &clients {
+        assert_eq!(client.chat(&say("redis is there")).await.status, 200);
+    }
+    redis.kill().await;
+    assert_eq!(clients[0].chat(&say("redis is down")).await.status, 200);
+    let refused = clients[1].chat(&say("redis is down")).await;
+    assert_eq!(refused.error(), (503, "store_unavailable".to_owned()), "{}", refused.text);
+    assert_eq!(clients[1].get("/readyz").await.status, 503);
+    redis.restart().await;
+    until("the store to be used again", Duration::from_secs(20), || async {
+        clients[1].chat(&say("redis is back")).await.status == 200
+    })
+    .await;
+    until("the log line", Duration::from_secs(5), || async {
+        open.records().iter().any(|record| record["storeFailed"] == true)
+    })
+    .await;
+    stop((open, closed)).await;
+}
