@@ -12,7 +12,7 @@ use super::{
     Exchange, Facts, Phase,
     chat::Waiting,
     inspection::{self, Inspection, Progress},
-    routes::Route,
+    routes::{Rejected, Route},
 };
 use crate::{
     policy::{Policy, StoreFailure, auth},
@@ -526,10 +526,9 @@ impl Exchange {
 
     /// A credential that is not valid. Whether an address is blocked is found before it is said
     /// what is wrong, so that a blocked guesser learns nothing from the answer.
-    pub(super) fn unauthorized(&mut self, policy: &Policy, failure: Failure, now: Moment) {
-        // A token cannot be guessed, and one of yesterday's keys is no attack: only wrong keys
-        // are counted.
-        if policy.abuse.block == 0 || failure.code != Code::Unauthorized {
+    pub(super) fn unauthorized(&mut self, policy: &Policy, rejected: Rejected, now: Moment) {
+        let Rejected { failure, guessed } = rejected;
+        if policy.abuse.block == 0 || !guessed {
             return self.refuse_credential(policy, &failure, now);
         }
         let strike = Strike { points: UNAUTHORIZED_POINTS, thresholds: policy.abuse };

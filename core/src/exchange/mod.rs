@@ -245,7 +245,7 @@ impl Exchange {
             return self.respond_empty(policy, 204, allowed, now);
         }
         match routes::admit(policy, head, route, now) {
-            Err(routes::Refusal::Credential(failure)) => self.unauthorized(policy, failure, now),
+            Err(routes::Refusal::Credential(rejected)) => self.unauthorized(policy, rejected, now),
             Err(routes::Refusal::Request(failure, extra)) => self.fail_with(policy, &failure, extra, now),
             Ok(caller) => {
                 self.facts.caller = caller;

@@ -201,10 +201,18 @@ pub(super) fn preflight(policy: &Policy, head: &RequestHead, route: Route) -> Op
     })
 }
 
+/// A credential that is not valid.
+pub(super) struct Rejected {
+    pub(super) failure: Failure,
+    /// Whether only somebody who guesses or forges shows it. A token that has had its time, or
+    /// that a key signed which is not used any more, lies in every phone after a rotation.
+    pub(super) guessed: bool,
+}
+
 /// Why a request is refused by its head.
 pub(super) enum Refusal {
     /// It shows no credential that is valid.
-    Credential(Failure),
+    Credential(Rejected),
     /// Anything else, with headers that go with it.
     Request(Failure, Vec<(String, String)>),
 }
@@ -246,12 +254,12 @@ pub(super) fn flaw(policy: &Policy, head: &RequestHead, route: Route) -> Option<
 }
 
 /// Who is asking, by what the route wants to see.
-fn caller(policy: &Policy, route: Route, presented: Option<&str>, now: Moment) -> Result<Caller, Failure> {
+fn caller(policy: &Policy, route: Route, presented: Option<&str>, now: Moment) -> Result<Caller, Rejected> {
     let only = |keys: &[auth::KeyDigest], name: &str| {
         let message = format!("this is for holders of {name}; send it as Authorization: Bearer");
         auth::is_one_of(keys, presented)
             .then_some(Caller::Anyone)
-            .ok_or(Failure::new(Code::Unauthorized, message))
+            .ok_or(Rejected { failure: Failure::new(Code::Unauthorized, message), guessed: true })
     };
     match route {
         Route::Chat => chat_caller(policy, presented, now),
@@ -264,7 +272,7 @@ fn caller(policy: &Policy, route: Route, presented: Option<&str>, now: Moment) -
 
 /// Whose credential it is. A token has two dots, a key has what its operator chose: it is a
 /// key first, so that no key stops to work because it looks like a token.
-fn chat_caller(policy: &Policy, presented: Option<&str>, now: Moment) -> Result<Caller, Failure> {
+fn chat_caller(policy: &Policy, presented: Option<&str>, now: Moment) -> Result<Caller, Rejected> {
     let looks_like_a_token = |text: &&str| text.bytes().filter(|byte| *byte == b'.').count() == 2;
     if policy.api_keys.is_empty()
         && let Some(token) = presented.filter(looks_like_a_token)
@@ -278,13 +286,13 @@ fn chat_caller(policy: &Policy, presented: Option<&str>, now: Moment) -> Result<
     }
     let Some(token) = presented.filter(looks_like_a_token) else {
         let message = "send a valid key in X-Api-Key, or a key or token as Authorization: Bearer";
-        return Err(Failure::new(Code::Unauthorized, message));
+        return Err(Rejected { failure: Failure::new(Code::Unauthorized, message), guessed: true });
     };
     session_caller(policy, token, false, now)
 }
 
 /// The person of a token. One that has had its time can still be renewed.
-fn session_caller(policy: &Policy, token: &str, renews: bool, now: Moment) -> Result<Caller, Failure> {
+fn session_caller(policy: &Policy, token: &str, renews: bool, now: Moment) -> Result<Caller, Rejected> {
     let session = |claims: session::Claims| Caller::Session {
         subject: claims.subject,
         role: claims.role,
@@ -294,10 +302,15 @@ fn session_caller(policy: &Policy, token: &str, renews: bool, now: Moment) -> Re
         Ok(claims) => Ok(session(claims)),
         Err(TokenFault::Expired { claims }) if renews => Ok(session(claims)),
         Err(TokenFault::Expired { .. }) => {
-            Err(Failure::new(Code::TokenExpired, "the token has had its time; renew it or log in again"))
+            let message = "the token has had its time; renew it or log in again";
+            Err(Rejected { failure: Failure::new(Code::TokenExpired, message), guessed: false })
         }
         // Which of the other faults it is would only help somebody who makes tokens up.
-        Err(_) => Err(Failure::new(Code::TokenInvalid, "not a valid token here; log in again")),
+        Err(fault) => {
+            let guessed = !matches!(fault, TokenFault::UnknownKey | TokenFault::WrongAudience);
+            let failure = Failure::new(Code::TokenInvalid, "not a valid token here; log in again");
+            Err(Rejected { failure, guessed })
+        }
     }
 }
 

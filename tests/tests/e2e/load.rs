@@ -22,6 +22,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         who_finds_no_place_is_sent_away,
         failures_of_many_open_the_breaker,
         texts_are_checked_before_anybody_sees_them,
+        every_store_keeps_the_contract,
     ];
     all.extend(scenarios![for &[Kind::Native];
         limits_hold_over_two_hosts,
@@ -173,6 +174,70 @@ async fn texts_are_checked_before_anybody_sees_them(scene: Scene) {
     for canary in CANARIES.iter().chain([&logins::APP_SECRET]) {
         assert!(!output.contains(*canary), "{canary} is in the output");
     }
+    host.stop().await;
+}
+
+/// SQLite and Redis on the native host, Durable Objects on the edge: whatever stores, what is
+/// applied to one key at once is applied one after the other, and what is marked stays marked.
+async fn every_store_keeps_the_contract(scene: Scene) {
+    let redis = Redis::start().await;
+    let url = redis.url();
+    let engines: &[&[(&str, &str)]] = match scene.kind {
+        Kind::Native => &[&[], &[("STORE_URL", &url)]],
+        Kind::Edge => &[&[]],
+    };
+    for engine in engines {
+        store_contract(&scene, engine).await;
+    }
+}
+
+async fn store_contract(scene: &Scene, engine: &[(&str, &str)]) {
+    let wechat = Wechat::start(logins::APPID, logins::APP_SECRET).await;
+    let mut settings = vec![
+        ("RATE_LIMIT_PER_MINUTE", "1"),
+        ("RATE_LIMIT_BURST", "9"),
+        ("MAX_CONCURRENCY", "3"),
+        ("WECHAT_API_URL", wechat.url()),
+        ("WECHAT_APPID", logins::APPID),
+        ("WECHAT_SECRET", logins::APP_SECRET),
+        ("TOKEN_SECRET", logins::SECRETS),
+        ("ADMIN_KEY", "admin-key-of-the-contract"),
+    ];
+    settings.extend_from_slice(engine);
+    let host = host(scene, &settings).await;
+    let client = Client::new(&host.url);
+    let headers = [("content-type", "application/json")];
+    let login = |code: &str| {
+        let (client, body) = (client.clone(), json!({"code": code}).to_string());
+        async move { whole(client.send("POST", "/v1/mini/login", &headers, body).await).await }
+    };
+
+    // A bucket: of many at once exactly the burst passes, and the rest is told so.
+    let person = |name: &'static str| {
+        let client = client.clone();
+        async move { client.chat(&of(name, "contract")).await.status }
+    };
+    let answers = join_all((0..30).map(|_| person("one"))).await;
+    let passed = answers.iter().filter(|status| **status == 200).count();
+    assert_eq!(passed, 9, "{engine:?}: {answers:?}");
+    assert_eq!(answers.iter().filter(|status| **status == 429).count(), 21, "{engine:?}: {answers:?}");
+    assert_eq!(person("another").await, 200, "{engine:?}: keys do not touch each other");
+
+    // A mark: of many at once one is the first.
+    let code = format!("good-contract{}", engine.len());
+    let answers = join_all((0..12).map(|_| login(&code))).await;
+    assert_eq!(answers.iter().filter(|answer| answer.status == 200).count(), 1, "{engine:?}");
+
+    // A revocation is there for whoever asks next.
+    let first = answers.iter().find(|answer| answer.status == 200).unwrap().json();
+    let token = first["token"].as_str().unwrap();
+    assert_eq!(bearer(&client, token, &say("contract")).await.status, 200);
+    let admin = [("content-type", "application/json"), ("authorization", "Bearer admin-key-of-the-contract")];
+    let body = json!({"subject": first["subject"]}).to_string();
+    let revoked = whole(client.send("POST", "/v1/admin/sessions/revoke", &admin, body).await).await;
+    assert_eq!(revoked.status, 200, "{}", revoked.text);
+    let refused = bearer(&client, token, &say("contract")).await;
+    assert_eq!(refused.error(), (401, "token_invalid".to_owned()), "{engine:?}");
     host.stop().await;
 }
 
