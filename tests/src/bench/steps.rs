@@ -13,7 +13,7 @@ use minigate_core::{
     seam::{
         ABI_VERSION, Delivery, Fetch, Input, Moment, Output, Reply, RequestHead, Step, StepFrame, step_frame,
     },
-    state::{self, Op},
+    state::{self, Op, Outcome},
 };
 use minigate_tests::required;
 use wasmtime::{Config, Engine, Linker, Memory, Module, Store, StoreLimits, StoreLimitsBuilder, TypedFunc};
@@ -62,7 +62,7 @@ pub(super) fn measure() -> Result<Vec<Row>> {
             Ok(())
         };
         let tax = Target::Ratio(1.5);
-        let names: &[&str] = if case.streamed { &[] } else { &["begin", "body", "token", "answer"] };
+        let names: &[&str] = if case.streamed { &[] } else { &["begin", "door", "body", "gates", "answer"] };
         for (name, call) in names.iter().zip(&calls) {
             let target = if *name == "body" { tax } else { Target::None };
             row(name, &format!("the step `{name}`"), std::slice::from_ref(call), target)?;
@@ -127,6 +127,17 @@ fn policy() -> Result<Policy> {
     Policy::from_settings(&settings, &secrets, facts, false).map_err(|errors| format!("{errors:?}").into())
 }
 
+/// What an empty store says to what a reply asks of it.
+fn stored(reply: &Reply) -> Option<(u32, Vec<Outcome>)> {
+    reply.outputs.iter().find_map(|output| match output {
+        Output::Store { id, ops } => {
+            let reduce = |(_, op): &(String, Op)| state::reduce(op, None, 1_795_232_797_000).outcome;
+            Some((*id, ops.iter().map(reduce).collect()))
+        }
+        _ => None,
+    })
+}
+
 /// Everything that a host asks for one request, in order.
 fn script(policy: &Policy, case: &Case) -> Result<Vec<Call>> {
     let body = case.body();
@@ -152,15 +163,12 @@ fn script(policy: &Policy, case: &Case) -> Result<Vec<Call>> {
         content_length: Some(body.len() as u64),
     };
     let mut reply = take(Step::Begin(head), &[])?;
+    // The address is asked about before the body is read, the other gates after it.
+    if let Some((id, outcomes)) = stored(&reply) {
+        reply = take(Step::Continue { state: &reply.state, input: Input::Stored { id, outcomes } }, &[])?;
+    }
     reply = take(Step::Continue { state: &reply.state, input: Input::Body(&[]) }, &body)?;
-    let stored = reply.outputs.iter().find_map(|output| match output {
-        Output::Store { id, ops } => {
-            let reduce = |(_, op): &(String, Op)| state::reduce(op, None, 1_795_232_797_000).outcome;
-            Some((*id, ops.iter().map(reduce).collect()))
-        }
-        _ => None,
-    });
-    let (id, outcomes) = stored.ok_or("the body was refused")?;
+    let (id, outcomes) = stored(&reply).ok_or("the body was refused")?;
     reply = take(Step::Continue { state: &reply.state, input: Input::Stored { id, outcomes } }, &[])?;
     let fetch = reply.outputs.iter().find_map(|output| match output {
         Output::Fetch(fetch) => Some(fetch.clone()),
