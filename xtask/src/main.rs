@@ -35,6 +35,8 @@ cargo xtask lint            clippy on what compiles only for wasm32
 cargo xtask module          build the wasm module; print path, size, gzip size and SHA-256
 cargo xtask bench chat [--json]
                             the native host beside nginx on the same upstream
+cargo xtask bench overload [--json]
+                            ten times what the real OpenClaw serves, from fifty people
 cargo xtask edge            run the edge locally, in workerd, on 127.0.0.1:8787
 
 Settings:
