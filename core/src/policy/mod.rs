@@ -5,6 +5,7 @@
 //! the edge, and is the same on both.
 
 pub mod auth;
+pub mod catalog;
 pub mod session;
 mod settings;
 

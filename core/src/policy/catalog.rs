@@ -1,0 +1,309 @@
+//! What an operator's configuration says about profiles, intents and models, compiled.
+//!
+//! The YAML is read and checked once, outside of the core, so that no request pays for it and no
+//! parser of it is in the module. What is here is complete and consistent when it was made by
+//! the checker; a name that is not found all the same makes one request fail, and nothing panic.
+
+use serde::{Deserialize, Serialize};
+
+use super::{ContentMode, Environment, Memory};
+use crate::{seam::Level, state::caller::Rate};
+
+/// The version of the encoded form, its first byte. Another one is refused.
+pub const CATALOG_VERSION: u8 = 1;
+
+/// Everything of the configuration that a request may need.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Catalog {
+    /// Names this configuration in logs and `/version`: the first 12 hex digits of the SHA-256
+    /// of its sources. Empty when there is none.
+    pub version: String,
+    /// By name, in order of names.
+    pub profiles: Vec<Profile>,
+    /// By name, in order of names.
+    pub intents: Vec<Intent>,
+    /// By alias, in order of aliases.
+    pub models: Vec<Model>,
+    /// By name, in order of names.
+    pub schemas: Vec<Schema>,
+    /// What differs between environments, for those that the configuration names.
+    pub environments: Vec<EnvironmentRules>,
+    /// What roles may use, beside their rates.
+    pub roles: Vec<RoleRules>,
+    /// Answers that the operator wrote.
+    pub faq: Vec<Curated>,
+}
+
+/// How an intent is answered: one prompt, one model, its limits. Versions are names of their own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// `summarize_v1`.
+    pub name: String,
+    /// The alias of its model.
+    pub model: String,
+    /// The server's own words to the model.
+    pub system_prompt: String,
+    /// The person's message, made from the fields of `input`. Empty is the usual one: the text,
+    /// then a line for each other field that is given.
+    pub prompt: Vec<Slot>,
+    /// The fields of `input` that it takes.
+    pub fields: Vec<Field>,
+    /// The most tokens of an answer.
+    pub max_tokens: Option<u32>,
+    /// In thousandths, so that equal means equal: 200 is 0.2.
+    pub temperature_milli: Option<u16>,
+    /// The whole turn's time, in milliseconds; `None` is `TURN_TIMEOUT_MS`.
+    pub timeout_ms: Option<u32>,
+    /// The profile that answers when this one fails.
+    pub fallback: Option<String>,
+    /// The profile that answers first, while this one works.
+    pub draft: Option<String>,
+    /// Who remembers the conversation.
+    pub memory: Memory,
+    /// Whether and how answers are kept for the same question.
+    pub cache: Option<Cache>,
+    /// After so many milliseconds the client is told to come back.
+    pub sync_deadline_ms: Option<u32>,
+    /// The roles that may use it; empty is everybody.
+    pub roles: Vec<String>,
+    /// Whether the answer is to be JSON.
+    pub json: bool,
+    /// The schema of the answer when the request names none.
+    pub schema: Option<String>,
+    /// Whether personal data and keys are taken out of answers.
+    pub redact: bool,
+    /// The most tokens of history and text together.
+    pub context_tokens: Option<u32>,
+    /// What is done with a text that is too long.
+    pub long_input: LongInput,
+    /// The most characters of the text.
+    pub max_chars: u32,
+    /// What a request costs in tokens of the rate, and how dear it is beside others.
+    pub cost: u32,
+    /// Whether pictures and files may be sent along.
+    pub attachments: bool,
+}
+
+/// A part of a prompt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Slot {
+    /// The operator's words.
+    Text(String),
+    /// What the client gave for this field.
+    Field(String),
+}
+
+/// A field of `input`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Field {
+    /// Its name.
+    pub name: String,
+    /// What it may hold.
+    pub kind: FieldKind,
+    /// Whether it must be there.
+    pub required: bool,
+}
+
+/// What a field may hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FieldKind {
+    /// A text of at most so many characters.
+    Text {
+        /// Characters.
+        max_chars: u32,
+    },
+    /// A whole number within bounds.
+    Integer {
+        /// The least.
+        min: i64,
+        /// The most.
+        max: i64,
+    },
+    /// `true` or `false`.
+    Boolean,
+    /// One of these words.
+    Choice(Vec<String>),
+}
+
+/// What is done with a text that is too long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LongInput {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// Its middle is left out, and the answer says so.
+    Cut,
+}
+
+/// How answers are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cache {
+    /// In seconds.
+    pub ttl_s: u32,
+    /// Whether people share what is kept: only for questions that have nothing personal.
+    pub shared: bool,
+}
+
+/// What a Mini Program may ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Intent {
+    /// `summarize`.
+    pub name: String,
+    /// Who answers it.
+    pub profile: String,
+    /// Who answers it for people of a role: role and profile.
+    pub by_role: Vec<(String, String)>,
+    /// The most tokens of an answer, whatever the profile says.
+    pub max_tokens: Option<u32>,
+}
+
+/// What an alias in a profile stands for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Model {
+    /// `fast`.
+    pub alias: String,
+    /// Where it is.
+    pub kind: ModelKind,
+    /// Turns at once; `None` is the upstream's number.
+    pub slots: Option<u16>,
+    /// The longest that it may take, in milliseconds.
+    pub timeout_ms: Option<u32>,
+}
+
+/// Where a model is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ModelKind {
+    /// Behind OpenClaw.
+    OpenClaw {
+        /// The agent; `None` is `OPENCLAW_AGENT` or the default one.
+        agent: Option<String>,
+        /// `provider/model` in place of the agent's own.
+        model: Option<String>,
+    },
+    /// A server with OpenAI's API.
+    OpenAi {
+        /// Up to and with `/v1`.
+        base_url: String,
+        /// The setting that holds its key.
+        api_key: Option<String>,
+        /// Its name there.
+        model: String,
+    },
+}
+
+/// What an answer must look like.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schema {
+    /// `order_info_v1`.
+    pub name: String,
+    /// A JSON Schema, as JSON text.
+    pub text: String,
+}
+
+/// What differs in one environment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvironmentRules {
+    /// Which.
+    pub environment: Environment,
+    /// The profiles that may be used there; `None` is all. May name some that do not exist yet.
+    pub allowed_profiles: Option<Vec<String>>,
+    /// What is logged, unless `LOG_LEVEL` says otherwise.
+    pub log_level: Option<Level>,
+    /// The rate of one caller, unless a setting says otherwise.
+    pub rate: Option<Rate>,
+    /// A day's caps for one person.
+    pub daily: Option<Caps>,
+    /// What content checks decide, unless `CONTENT_CHECK` says otherwise.
+    pub content: Option<ContentMode>,
+}
+
+/// What may be used in a day (in China's time, UTC+8).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caps {
+    /// Requests; `None` is no cap.
+    pub requests: Option<u32>,
+    /// Tokens, in and out; `None` is no cap.
+    pub tokens: Option<u64>,
+}
+
+/// What a role may use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoleRules {
+    /// The name in tokens; empty is everybody else's.
+    pub name: String,
+    /// Its rate and weight, unless `ROLE_LIMITS` says otherwise.
+    pub rate: Option<Rate>,
+    /// Its share when callers wait, at least 1.
+    pub weight: Option<u32>,
+    /// A day's caps for one person of it.
+    pub daily: Caps,
+    /// A day's caps for all of them together.
+    pub daily_together: Caps,
+    /// The dearest profile that it may choose by a header; `None` is what its intent has.
+    pub max_cost: Option<u32>,
+}
+
+/// An answer that the operator wrote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Curated {
+    /// For this intent.
+    pub intent: String,
+    /// To one of these questions, in any spelling that means the same.
+    pub questions: Vec<String>,
+    /// The answer.
+    pub answer: String,
+}
+
+impl Catalog {
+    /// The profile of that name.
+    pub fn profile(&self, name: &str) -> Option<&Profile> {
+        let at = self.profiles.binary_search_by(|profile| profile.name.as_str().cmp(name)).ok()?;
+        self.profiles.get(at)
+    }
+
+    /// The intent of that name.
+    pub fn intent(&self, name: &str) -> Option<&Intent> {
+        let at = self.intents.binary_search_by(|intent| intent.name.as_str().cmp(name)).ok()?;
+        self.intents.get(at)
+    }
+
+    /// The model of that alias.
+    pub fn model(&self, alias: &str) -> Option<&Model> {
+        let at = self.models.binary_search_by(|model| model.alias.as_str().cmp(alias)).ok()?;
+        self.models.get(at)
+    }
+
+    /// The schema of that name.
+    pub fn schema(&self, name: &str) -> Option<&Schema> {
+        let at = self.schemas.binary_search_by(|schema| schema.name.as_str().cmp(name)).ok()?;
+        self.schemas.get(at)
+    }
+
+    /// What is different in this environment.
+    pub fn rules(&self, environment: Environment) -> Option<&EnvironmentRules> {
+        self.environments.iter().find(|rules| rules.environment == environment)
+    }
+
+    /// What the role may use; of a role that is not named, what everybody may.
+    pub fn role(&self, name: &str) -> Option<&RoleRules> {
+        let of = |name: &str| self.roles.iter().find(|role| role.name == name);
+        of(name).or_else(|| of(""))
+    }
+
+    /// The bytes that a host keeps or loads: a version, then the catalog.
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, vec![CATALOG_VERSION]).unwrap_or_default()
+    }
+
+    /// The catalog in those bytes, when they are of this version.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let (version, rest) = bytes.split_first()?;
+        (*version == CATALOG_VERSION).then(|| postcard::from_bytes(rest).ok())?
+    }
+
+    /// Whether the environment lets the profile be used.
+    pub fn allows(&self, environment: Environment, profile: &str) -> bool {
+        let allowed = self.rules(environment).and_then(|rules| rules.allowed_profiles.as_ref());
+        allowed.is_none_or(|allowed| allowed.iter().any(|name| name == profile))
+    }
+}
