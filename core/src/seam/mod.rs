@@ -28,6 +28,7 @@ pub const REQUEST_HEADERS: &[&str] = &[
     "x-api-key",
     "x-forwarded-for",
     "x-minigate-fault",
+    "x-openclaw-profile",
     "x-trace-id",
 ];
 
@@ -285,6 +286,12 @@ pub enum DeadlineReason {
     Lease,
     /// A content check does not answer.
     Check,
+    /// One profile has had its time; another may answer.
+    Attempt,
+    /// Text that waits for more goes to the client now.
+    Frame,
+    /// The upstream is asked again.
+    Backoff,
 }
 
 /// A request to an upstream.

@@ -16,6 +16,7 @@ pub(crate) mod media;
 pub mod mini;
 pub(crate) mod pdf;
 pub(crate) mod prompt;
+pub(crate) mod reply;
 pub(crate) mod responses;
 pub(crate) mod sse;
 pub(crate) mod upstream;
