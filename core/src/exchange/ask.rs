@@ -308,6 +308,7 @@ impl Exchange {
                 credential: target.credential,
                 body,
                 delivery,
+                keeps_body: true,
             },
             weight: target.weight,
             session: has_session,

@@ -210,6 +210,7 @@ impl Exchange {
                 credential: Some(Credential::Bearer("OPENCLAW_GATEWAY_TOKEN".into())),
                 body: request.body,
                 delivery,
+                keeps_body: false,
             },
             weight,
             session: has_session,

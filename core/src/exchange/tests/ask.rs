@@ -171,7 +171,10 @@ fn an_alias_decides_where_a_profile_goes() {
     assert_eq!(world.sent_upstream()["model"], "openclaw/main");
     assert!(world.fetch().headers.contains(&("x-openclaw-model".into(), "big/one".into())));
     let world = asked(configured(), &question("local", false));
-    assert_eq!((world.fetch().upstream.as_str(), world.fetch().path.as_str()), ("model:local", "/chat/completions"));
+    assert_eq!(
+        (world.fetch().upstream.as_str(), world.fetch().path.as_str()),
+        ("model:local", "/chat/completions")
+    );
     assert_eq!(world.fetch().credential, Some(Credential::Bearer("LOCAL_MODEL_API_KEY".into())));
     assert_eq!(world.sent_upstream()["model"], "local-chat");
 }
