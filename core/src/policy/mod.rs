@@ -7,6 +7,7 @@
 pub mod auth;
 pub mod catalog;
 pub mod routing;
+pub mod rollout;
 pub mod session;
 mod settings;
 

@@ -7,12 +7,16 @@
 
 pub mod admission;
 pub mod caller;
+mod comparison;
+pub mod histogram;
+pub mod rollout;
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use admission::{Admit, Refusal, Release};
 use caller::{Enter, Standing, Strike};
+use rollout::{Change, Consult, Observe, Report, Steer};
 
 /// An operation on one key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +61,12 @@ pub enum Op {
     },
     /// Writes a mark, to see whether the store can.
     Probe,
+    /// A turn of an intent with two versions is over. To be told.
+    Observe(Observe),
+    /// Asks how far a new version has come, and what has changed since somebody asked.
+    Consult(Consult),
+    /// A person holds, promotes or rolls back.
+    Steer(Steer),
 }
 
 impl Op {
@@ -67,7 +77,10 @@ impl Op {
             Self::Enter(_) | Self::Strike(_) | Self::Admit(_) | Self::Renew { .. } | Self::Release(_) => true,
             Self::Forget => true,
             Self::Read => true,
+            // A step or a rollback that is forgotten is found again by the next turns.
+            Self::Observe(_) | Self::Consult(_) => true,
             Self::Revoke { .. } | Self::Once { .. } | Self::Write { .. } | Self::Probe => false,
+            Self::Steer(_) => false,
         }
     }
 
@@ -121,6 +134,19 @@ pub enum Outcome {
     Once {
         /// Whether the key was not marked before.
         first: bool,
+    },
+    /// Of [`Op::Consult`] and [`Op::Steer`].
+    Rollout {
+        /// How it stands.
+        state: rollout::State,
+        /// The step, from 0.
+        step: u8,
+        /// Who has the new version: buckets below this one.
+        share: u16,
+        /// What has changed since somebody asked: for the audit trail, once.
+        changes: Vec<Change>,
+        /// The counts, where they were asked for.
+        report: Option<Box<Report>>,
     },
     /// Of [`Op::Read`].
     Value(Option<ByteBuf>),
@@ -190,6 +216,9 @@ pub fn reduce(op: &Op, old: Option<&[u8]>, unix_ms: u64) -> Reduced {
             let value = Value { bytes: value.clone(), until_ms: unix_ms.saturating_add(*ttl_ms) };
             Reduced::new(encode(&value), *ttl_ms, Outcome::Written)
         }
+        Op::Observe(observe) => rollout::observe(observe, old, unix_ms),
+        Op::Consult(consult) => rollout::consult(consult, old, unix_ms),
+        Op::Steer(steer) => rollout::steer(steer, old, unix_ms),
         Op::Probe => Reduced::new(unix_ms.to_le_bytes().to_vec(), 60_000, Outcome::Written),
     }
 }
