@@ -10,6 +10,7 @@ pub mod routing;
 pub mod rollout;
 pub mod session;
 mod settings;
+pub mod tokens;
 
 use serde::{Deserialize, Serialize};
 

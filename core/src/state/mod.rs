@@ -6,17 +6,21 @@
 //! that it cannot read count as absent.
 
 pub mod admission;
+pub mod budget;
 pub mod caller;
 mod comparison;
 pub mod histogram;
 pub mod rollout;
+pub mod usage;
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use admission::{Admit, Refusal, Release};
+use budget::{Cap, Reserve, Settle};
 use caller::{Enter, Standing, Strike};
 use rollout::{Change, Consult, Observe, Report, Steer};
+use usage::{Calibration, Learn};
 
 /// An operation on one key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,6 +71,14 @@ pub enum Op {
     Consult(Consult),
     /// A person holds, promotes or rolls back.
     Steer(Steer),
+    /// Takes a turn's tokens out of a day's.
+    Reserve(Reserve),
+    /// Says what the turn did cost. To be told.
+    Settle(Settle),
+    /// What an upstream counted for a request. To be told.
+    Learn(Learn),
+    /// Asks what was learned.
+    Calibrate,
 }
 
 impl Op {
@@ -79,6 +91,7 @@ impl Op {
             Self::Read => true,
             // A step or a rollback that is forgotten is found again by the next turns.
             Self::Observe(_) | Self::Consult(_) => true,
+            Self::Reserve(_) | Self::Settle(_) | Self::Learn(_) | Self::Calibrate => true,
             Self::Revoke { .. } | Self::Once { .. } | Self::Write { .. } | Self::Probe => false,
             Self::Steer(_) => false,
         }
@@ -148,6 +161,25 @@ pub enum Outcome {
         /// The counts, where they were asked for.
         report: Option<Box<Report>>,
     },
+    /// Of [`Op::Reserve`]: go on.
+    Reserved {
+        /// What the turn may cost: at most what was wanted. The answer's limit is this without
+        /// the estimated input.
+        tokens: u32,
+        /// Turns that are left of the day after this one; `None` is no cap.
+        requests_left: Option<u32>,
+        /// Tokens that are left of the day after this turn; `None` is no cap.
+        tokens_left: Option<u64>,
+    },
+    /// Of [`Op::Reserve`]: no, and nothing is reserved.
+    Exhausted {
+        /// Which cap.
+        cap: Cap,
+        /// Milliseconds until the next day.
+        retry_after_ms: u64,
+    },
+    /// Of [`Op::Calibrate`].
+    Calibrated(Calibration),
     /// Of [`Op::Read`].
     Value(Option<ByteBuf>),
     /// Of an operation that has nothing to say.
@@ -163,6 +195,7 @@ impl Outcome {
                 !granted || *revoked || matches!(standing, Standing::Blocked { .. })
             }
             Self::Once { first } => !first,
+            Self::Exhausted { .. } => true,
             _ => false,
         }
     }
@@ -219,6 +252,10 @@ pub fn reduce(op: &Op, old: Option<&[u8]>, unix_ms: u64) -> Reduced {
         Op::Observe(observe) => rollout::observe(observe, old, unix_ms),
         Op::Consult(consult) => rollout::consult(consult, old, unix_ms),
         Op::Steer(steer) => rollout::steer(steer, old, unix_ms),
+        Op::Reserve(reserve) => budget::reserve(reserve, old, unix_ms),
+        Op::Settle(settle) => budget::settle(settle, old, unix_ms),
+        Op::Learn(learn) => usage::learn(learn, old),
+        Op::Calibrate => usage::calibrate(old),
         Op::Probe => Reduced::new(unix_ms.to_le_bytes().to_vec(), 60_000, Outcome::Written),
     }
 }
