@@ -7,6 +7,7 @@
 
 pub mod admission;
 pub mod budget;
+pub mod cache;
 pub mod caller;
 mod comparison;
 pub mod histogram;
@@ -18,6 +19,7 @@ use serde_bytes::ByteBuf;
 
 use admission::{Admit, Refusal, Release};
 use budget::{Cap, Reserve, Settle};
+use cache::{Fill, Found, Lookup};
 use caller::{Enter, Standing, Strike};
 use rollout::{Change, Consult, Observe, Report, Steer};
 use usage::{Calibration, Learn};
@@ -79,6 +81,15 @@ pub enum Op {
     Learn(Learn),
     /// Asks what was learned.
     Calibrate,
+    /// Asks for an answer that may be kept.
+    Lookup(Lookup),
+    /// Keeps an answer.
+    Fill(Fill),
+    /// There will be no answer, or it is not waited for any more.
+    Abandon {
+        /// The ticket.
+        ticket: u64,
+    },
 }
 
 impl Op {
@@ -92,16 +103,18 @@ impl Op {
             // A step or a rollback that is forgotten is found again by the next turns.
             Self::Observe(_) | Self::Consult(_) => true,
             Self::Reserve(_) | Self::Settle(_) | Self::Learn(_) | Self::Calibrate => true,
+            Self::Lookup(_) | Self::Fill(_) | Self::Abandon { .. } => true,
             Self::Revoke { .. } | Self::Once { .. } | Self::Write { .. } | Self::Probe => false,
             Self::Steer(_) => false,
         }
     }
 
     /// The ticket that a later operation on the same key may wake: a host begins to listen for
-    /// it before it applies this one.
+    /// it before it applies this one. Of several such operations in a list, for the first.
     pub fn ticket(&self) -> Option<u64> {
         match self {
             Self::Admit(admit) => Some(admit.ticket),
+            Self::Lookup(lookup) => Some(lookup.ticket),
             _ => None,
         }
     }
@@ -180,6 +193,8 @@ pub enum Outcome {
     },
     /// Of [`Op::Calibrate`].
     Calibrated(Calibration),
+    /// Of [`Op::Lookup`].
+    Cached(Found),
     /// Of [`Op::Read`].
     Value(Option<ByteBuf>),
     /// Of an operation that has nothing to say.
@@ -196,8 +211,14 @@ impl Outcome {
             }
             Self::Once { first } => !first,
             Self::Exhausted { .. } => true,
+            Self::Cached(found) => matches!(found, Found::Hit { .. } | Found::Wait),
             _ => false,
         }
+    }
+
+    /// Whether the operation's ticket will be woken.
+    pub fn waits(&self) -> bool {
+        matches!(self, Self::Queued { .. } | Self::Cached(Found::Wait))
     }
 }
 
@@ -256,6 +277,9 @@ pub fn reduce(op: &Op, old: Option<&[u8]>, unix_ms: u64) -> Reduced {
         Op::Settle(settle) => budget::settle(settle, old, unix_ms),
         Op::Learn(learn) => usage::learn(learn, old),
         Op::Calibrate => usage::calibrate(old),
+        Op::Lookup(lookup) => cache::lookup(lookup, old, unix_ms),
+        Op::Fill(fill) => cache::fill(fill, old, unix_ms),
+        Op::Abandon { ticket } => cache::abandon(*ticket, old, unix_ms),
         Op::Probe => Reduced::new(unix_ms.to_le_bytes().to_vec(), 60_000, Outcome::Written),
     }
 }
