@@ -8,6 +8,8 @@ pub mod auth;
 pub mod catalog;
 pub mod routing;
 pub mod rollout;
+pub mod question;
+pub mod schema;
 pub mod session;
 mod settings;
 pub mod tokens;

@@ -9,6 +9,7 @@ pub(crate) mod base64_scan;
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod elide;
+pub mod extract;
 pub mod failure;
 pub(crate) mod json;
 pub(crate) mod links;
