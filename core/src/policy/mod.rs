@@ -6,9 +6,9 @@
 
 pub mod auth;
 pub mod catalog;
-pub mod routing;
-pub mod rollout;
 pub mod question;
+pub mod rollout;
+pub mod routing;
 pub mod schema;
 pub mod session;
 mod settings;
