@@ -10,6 +10,7 @@ pub mod question;
 pub mod rollout;
 pub mod routing;
 pub mod schema;
+pub mod redact;
 pub mod session;
 mod settings;
 pub mod tokens;
