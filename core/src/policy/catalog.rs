@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContentMode, Environment, Memory};
+use super::{ContentMode, Environment, Memory, redact::Rules, rollout::Rollout};
 use crate::{seam::Level, state::caller::Rate};
 
 /// The version of the encoded form, its first byte. Another one is refused.
@@ -32,6 +32,8 @@ pub struct Catalog {
     pub roles: Vec<RoleRules>,
     /// Answers that the operator wrote.
     pub faq: Vec<Curated>,
+    /// What is taken out of answers whose profile says so, and out of everything that is logged.
+    pub redaction: Rules,
 }
 
 /// How an intent is answered: one prompt, one model, its limits. Versions are names of their own.
@@ -155,6 +157,8 @@ pub struct Intent {
     pub by_role: Vec<(String, String)>,
     /// The most tokens of an answer, whatever the profile says.
     pub max_tokens: Option<u32>,
+    /// A change of its profile that goes on.
+    pub rollout: Option<Rollout>,
 }
 
 /// What an alias in a profile stands for.
@@ -248,8 +252,9 @@ pub struct RoleRules {
 pub struct Curated {
     /// For this intent.
     pub intent: String,
-    /// To one of these questions, in any spelling that means the same.
-    pub questions: Vec<String>,
+    /// To one of these questions: their [`question::curated`](super::question::curated) keys, so
+    /// that a spelling that means the same finds the answer.
+    pub keys: Vec<String>,
     /// The answer.
     pub answer: String,
 }

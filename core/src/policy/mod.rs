@@ -7,10 +7,10 @@
 pub mod auth;
 pub mod catalog;
 pub mod question;
+pub mod redact;
 pub mod rollout;
 pub mod routing;
 pub mod schema;
-pub mod redact;
 pub mod session;
 mod settings;
 pub mod tokens;
