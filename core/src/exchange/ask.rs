@@ -9,17 +9,26 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Exchange, Phase,
-    chat::{self, LONGEST_LINE, Turn, Voice, Waiting, Weight},
-    gates::Caller,
+    chat::{self, LONGEST_LINE, Shelf, Tokens, Turn, USUAL_ANSWER, Voice, Waiting, Weight},
+    gates::{Caller, STORE_PATIENCE},
     pieces::Pieces,
+    record,
 };
 use crate::{
     policy::{
         ContentMode, Memory, Policy, auth,
-        catalog::{ModelKind, Profile},
-        routing::{self, Asked, NoProfile},
+        catalog::{LongInput, ModelKind, Profile},
+        question::{self, Partition},
+        rollout::Rollout,
+        routing::{self, Asked, Choice, NoProfile, Reason},
+        tokens::{self, Weighed},
     },
-    seam::{Credential, Delivery, Fetch, Moment, OPENCLAW},
+    seam::{Credential, Delivery, Fetch, Input as SeamInput, Moment, OPENCLAW, Output},
+    state::{
+        Op, Outcome,
+        rollout::{Consult, Version},
+        usage::Calibration,
+    },
     wire::{
         answer::Warning,
         failure::{Code, Failure},
@@ -60,6 +69,10 @@ pub(super) struct Plan {
     pub(super) json: bool,
     /// The time of the attempt that runs, in milliseconds.
     pub(super) attempt_ms: Option<u64>,
+    /// The most tokens of the answer that the day's caps leave.
+    pub(super) allowance: Option<u32>,
+    /// The whole text is wanted at the end.
+    pub(super) keeps_text: bool,
     retries: u8,
     fell_back: bool,
     /// An answer that was not accepted, and what the model is told about it.
@@ -81,8 +94,18 @@ impl Plan {
     }
 
     /// What is done with the text of a stream.
-    pub(super) fn pieces(&self, _policy: &Policy) -> Pieces {
-        Pieces::new(false)
+    pub(super) fn pieces(&self, policy: &Policy) -> Pieces {
+        Pieces::new(self.redacts(policy), self.keeps_text && self.part != Part::Draft, self.allowance)
+    }
+
+    /// Whether personal data is taken out of the answer.
+    pub(super) fn redacts(&self, policy: &Policy) -> bool {
+        self.profile(policy).is_some_and(|profile| profile.redact)
+    }
+
+    /// Whether another answer may be asked for, after one that was not accepted.
+    pub(super) fn may_repair(&self) -> bool {
+        self.repair.is_none()
     }
 
     /// Whether the model's answer is taken as it comes. A value that must be checked is not
@@ -149,6 +172,13 @@ fn target(policy: &Policy, alias: &str, cost: u32) -> Target {
     }
 }
 
+/// An intent before it is known who answers it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Asking {
+    request: MiniRequest,
+    pub(super) store_id: u32,
+}
+
 impl Exchange {
     /// The body has come.
     pub(super) fn ask_mini(&mut self, policy: &Policy, body: &[u8], now: Moment) {
@@ -164,38 +194,136 @@ impl Exchange {
         self.story.subject = Some(subject);
         self.story.stream = request.stream;
         self.story.intent = Some(request.intent.clone());
-        match self.plan(policy, request) {
-            Ok((plan, named)) => {
-                self.story.attachments = plan.input.media.len();
-                self.story.warnings.clone_from(&plan.reply.warnings);
-                let waiting = self.first_attempt(policy, plan, named);
-                self.ask_gates(policy, waiting, body, now);
+        let ops = self.questions(policy, &request);
+        if ops.is_empty() {
+            return self.consulted(policy, Asking { request, store_id: 0 }, &[], now);
+        }
+        let store_id = self.take_id();
+        self.outputs.push_back(Output::Store { id: store_id, ops });
+        self.timers.store = Some(now.unix_ms + STORE_PATIENCE);
+        self.phase = Phase::Consult(Box::new(Asking { request, store_id }));
+    }
+
+    /// What must be known before it can be said who answers, and from how much of a history.
+    fn questions(&self, policy: &Policy, request: &MiniRequest) -> Vec<(String, Op)> {
+        let asked = self.asked(policy, request, None);
+        let Ok(choice) = routing::choose(&policy.catalog, asked) else { return Vec::new() };
+        let mut ops = Vec::new();
+        if let Some(rollout) = self.rollout(policy, &request.intent, &choice) {
+            let consult = Consult { plan: rollout.plan.clone(), report: false };
+            ops.push((rollout.key(), Op::Consult(consult)));
+        }
+        if choice.profile.context_tokens.is_some() {
+            ops.push((usage_key(&choice.profile.name), Op::Calibrate));
+        }
+        ops
+    }
+
+    fn asked<'a>(
+        &'a self,
+        policy: &Policy,
+        request: &'a MiniRequest,
+        candidate: Option<&'a str>,
+    ) -> Asked<'a> {
+        let role = match &self.facts.caller {
+            Caller::Session { role, .. } => role.as_str(),
+            _ => "",
+        };
+        Asked {
+            intent: &request.intent,
+            role,
+            environment: policy.environment,
+            wanted: self.facts.wanted_profile.as_deref(),
+            candidate,
+        }
+    }
+
+    /// The rollout that this turn belongs to: only where the intent's own profile would answer.
+    fn rollout<'p>(&self, policy: &'p Policy, intent: &str, choice: &Choice<'_>) -> Option<&'p Rollout> {
+        let rollout = policy.catalog.intent(intent)?.rollout.as_ref()?;
+        let usual = matches!(choice.reason, Reason::Intent | Reason::Environment);
+        (usual && choice.profile.name == rollout.from).then_some(rollout)
+    }
+
+    pub(super) fn in_consult(
+        &mut self,
+        policy: &Policy,
+        asking: Box<Asking>,
+        input: &SeamInput<'_>,
+        now: Moment,
+    ) {
+        match input {
+            SeamInput::Stored { id, outcomes } if *id == asking.store_id => {
+                self.consulted(policy, *asking, outcomes, now);
             }
+            SeamInput::StoreFailed { id } if *id == asking.store_id => {
+                self.story.store_failed = true;
+                self.consulted(policy, *asking, &[], now);
+            }
+            _ => self.phase = Phase::Consult(asking),
+        }
+    }
+
+    /// What was to be known is known. Without a store everybody gets the running version.
+    pub(super) fn consulted(&mut self, policy: &Policy, asking: Asking, outcomes: &[Outcome], now: Moment) {
+        self.timers.store = None;
+        let (mut share, mut calibration) = (0, Calibration::default());
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Rollout { share: now_at, changes, .. } => {
+                    share = *now_at;
+                    for change in changes {
+                        self.outputs.push_back(record::rollout(
+                            policy,
+                            &self.facts,
+                            &asking.request.intent,
+                            change,
+                        ));
+                    }
+                }
+                Outcome::Calibrated(learned) => calibration = *learned,
+                _ => {}
+            }
+        }
+        match self.plan(policy, asking.request, share, calibration) {
+            Ok(waiting) => self.ask_gates(policy, waiting, now),
             Err(failure) => self.fail(policy, &failure, now),
         }
     }
 
     /// Who answers, and from what.
-    fn plan(&mut self, policy: &Policy, request: MiniRequest) -> Result<(Plan, bool), Failure> {
+    fn plan(
+        &mut self,
+        policy: &Policy,
+        request: MiniRequest,
+        share: u16,
+        calibration: Calibration,
+    ) -> Result<Waiting, Failure> {
         let catalog = &policy.catalog;
-        let (role, session) = match &self.facts.caller {
-            Caller::Session { role, .. } => (role.as_str(), true),
-            _ => ("", false),
-        };
-        let asked = Asked {
-            intent: &request.intent,
-            role,
-            environment: policy.environment,
-            wanted: self.facts.wanted_profile.as_deref(),
-            candidate: None,
-        };
-        let choice = routing::choose(catalog, asked).map_err(|reason| no_profile(policy, reason))?;
+        let choice = routing::choose(catalog, self.asked(policy, &request, None));
+        let mut choice = choice.map_err(|reason| no_profile(policy, reason))?;
+        if let Some(rollout) = self.rollout(policy, &request.intent, &choice) {
+            let subject = self.story.subject.as_deref().unwrap_or_default();
+            let version = rollout.version(subject, share);
+            if version == Version::Candidate {
+                let candidate = self.asked(policy, &request, Some(&rollout.to));
+                choice = routing::choose(catalog, candidate).unwrap_or(choice);
+            }
+            let counted =
+                if choice.profile.name == rollout.to { Version::Candidate } else { Version::Running };
+            if counted == Version::Running && choice.profile.name != rollout.from {
+                // The client chose.
+            } else {
+                self.owes_to(rollout, counted);
+            }
+        }
         let profile = choice.profile;
         self.story.profile = Some(profile.name.clone());
         self.story.reason = Some(choice.reason);
         self.story.ignored = choice.ignored;
         self.story.model = Some(profile.model.clone());
 
+        let session = matches!(self.facts.caller, Caller::Session { .. });
         let named = session || request.user.is_some();
         let (intent, stream, ascii) = (request.intent.clone(), request.stream, request.ascii);
         let keeps = profile.memory == Memory::Gateway && named;
@@ -204,6 +332,7 @@ impl Exchange {
             auth::session_key(policy, "ask", &format!("{subject}/{intent}"))
         });
         let mut input = request.fit(profile)?;
+        self.story.attachments = input.media.len();
         if keeps {
             // The history is at OpenClaw already; sent again it would count twice.
             input.history.clear();
@@ -219,14 +348,23 @@ impl Exchange {
             }
             warnings.push(Warning::SchemaNotConfigured);
         }
+        fit_window(profile, &mut input, calibration, &mut warnings)?;
+        let curated = self.curated(policy, &intent, &input);
+        let cache = self.shelf(policy, &intent, profile, &input);
         let drafts = stream && profile.draft.is_some();
         let first = profile.draft.as_deref().filter(|_| drafts).and_then(|name| catalog.profile(name));
         let first = first.unwrap_or(profile);
+        self.story.warnings.clone_from(&warnings);
+        if policy.logs_content() {
+            self.story.input = Some(record::excerpt(policy, &input.text));
+        }
+        let max_tokens = catalog.intent(&intent).and_then(|intent| intent.max_tokens);
+        let text = (policy.content.mode != ContentMode::Off).then(|| input.text.clone());
         let plan = Plan {
             reply: Reply {
                 request_id: self.facts.request_id.clone(),
                 trace_id: self.facts.trace_id.clone(),
-                intent: intent.clone(),
+                intent,
                 profile: profile.name.clone(),
                 warnings,
                 ascii,
@@ -234,33 +372,71 @@ impl Exchange {
             },
             profile: first.name.clone(),
             model: first.model.clone(),
-            max_tokens: catalog.intent(&intent).and_then(|intent| intent.max_tokens),
+            max_tokens,
             json: profile.json || profile.schema.is_some() || input.schema.is_some(),
             input,
             session,
             stream,
             part: if drafts { Part::Draft } else { Part::Answer },
             attempt_ms: None,
+            allowance: None,
+            keeps_text: cache.is_some(),
             retries: 0,
             fell_back: false,
             repair: None,
             drafted: false,
         };
-        Ok((plan, named))
+        let mut waiting = self.first_attempt(policy, plan);
+        waiting.tokens.input = calibration.apply(waiting.tokens.input);
+        waiting.named = named;
+        waiting.text = text;
+        waiting.cache = cache;
+        waiting.curated = curated;
+        Ok(waiting)
     }
 
-    fn first_attempt(&mut self, policy: &Policy, plan: Plan, named: bool) -> Waiting {
+    fn first_attempt(&mut self, policy: &Policy, plan: Plan) -> Waiting {
         let profile = plan.profile(policy);
         let timeout = profile.and_then(|profile| profile.timeout_ms).map_or(u64::MAX, u64::from);
         // With another profile to answer in its place, a profile's time is not the turn's.
         let alone = profile.is_none_or(|profile| profile.fallback.is_none() && profile.draft.is_none());
         let turn = if alone { timeout.min(policy.deadlines.turn) } else { policy.deadlines.turn };
         self.timers.turn = Some(self.facts.started_ms + turn);
-        let text = (policy.content.mode != ContentMode::Off).then(|| plan.input.text.clone());
-        let mut waiting = self.attempt(policy, plan, Vec::new());
-        waiting.named = named;
-        waiting.text = text;
+        let learns = profile.filter(|profile| profile.context_tokens.is_some());
+        let learns = learns.map(|profile| usage_key(&profile.name));
+        let waiting = self.attempt(policy, plan, Vec::new());
+        self.dues.learn = learns.map(|key| (key, waiting.tokens.input));
         waiting
+    }
+
+    /// The operator's own answer.
+    fn curated(&self, policy: &Policy, intent: &str, input: &Input) -> Option<String> {
+        let mine = || policy.catalog.faq.iter().filter(|entry| entry.intent == intent);
+        mine().next()?;
+        let key = question::curated(intent, &input.text).filter(|_| input.is_plain())?;
+        mine().find(|entry| entry.keys.contains(&key)).map(|entry| entry.answer.clone())
+    }
+
+    /// Where the answer is kept, when it may be. Everything that may make answers differ is in the key.
+    fn shelf(&self, policy: &Policy, intent: &str, profile: &Profile, input: &Input) -> Option<Shelf> {
+        let rules = profile.cache.filter(|_| input.is_plain() && profile.memory == Memory::Client)?;
+        let role = match &self.facts.caller {
+            Caller::Session { role, .. } => role.as_str(),
+            _ => "",
+        };
+        let person = self.story.subject.as_deref().unwrap_or_default();
+        let fields: Vec<String> =
+            input.fields.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let others = [
+            ("config", policy.catalog.version.as_str()),
+            ("role", role),
+            ("person", if rules.shared { "" } else { person }),
+            ("schema", input.schema.as_deref().unwrap_or_default()),
+            ("fields", &fields.join("\n")),
+        ];
+        let partition = Partition::new(policy.environment, intent, &profile.name, &others)?;
+        let key = question::key(&partition, &input.text)?;
+        Some(Shelf { key: format!("answer:{key}"), ttl_ms: u64::from(rules.ttl_s) * 1_000 })
     }
 
     /// The request to the model that the plan names now.
@@ -271,12 +447,14 @@ impl Exchange {
         let mark = auth::hex(&self.facts.ticket.to_le_bytes()[..4]);
         let mut prompt = prompt::compose(profile, &plan.input, &mark, plan.schema(policy));
         prompt.repair.clone_from(&plan.repair);
+        let input_tokens = prompt.tokens();
         let max_tokens = [profile.max_tokens, plan.max_tokens].into_iter().flatten().min();
+        let max_tokens = max_tokens.or(policy.chat.max_tokens);
         let manner = Manner {
             model: &target.model,
             is_openclaw: target.is_openclaw,
             stream: plan.takes_stream(),
-            max_tokens: max_tokens.or(policy.chat.max_tokens),
+            max_tokens,
             temperature_milli: profile.temperature_milli,
             json: plan.json,
         };
@@ -316,6 +494,9 @@ impl Exchange {
             gates: Vec::new(),
             store_id: 0,
             named: true,
+            tokens: Tokens { input: input_tokens, output: max_tokens.unwrap_or(USUAL_ANSWER) },
+            cache: None,
+            curated: None,
             explain_only: self.facts.restricted,
             text: None,
         }
@@ -332,9 +513,9 @@ impl Exchange {
     }
 
     /// A request to a model has failed, and nothing of its answer has been shown.
-    pub(super) fn turn_failed(&mut self, policy: &Policy, turn: Box<Turn>, failure: &Failure, now: Moment) {
+    pub(super) fn turn_failed(&mut self, policy: &Policy, turn: Turn, failure: &Failure, now: Moment) {
         self.stop_attempt();
-        let Turn { voice: Voice::Mini(plan), rate_headers, .. } = *turn else {
+        let Turn { voice: Voice::Mini(plan), rate_headers, .. } = turn else {
             return self.fail(policy, failure, now);
         };
         self.attempt_failed(policy, *plan, rate_headers, failure, now);
@@ -399,7 +580,7 @@ impl Exchange {
         rate_headers: Vec<(String, String)>,
         now: Moment,
     ) {
-        if self.timers.turn.is_some_and(|turn| turn <= now.unix_ms + TOO_LATE) {
+        if self.is_too_late(now) {
             return match plan.drafted {
                 true => self.keep_draft(policy, plan, now),
                 false => self.fail(policy, &chat::timed_out(), now),
@@ -412,6 +593,11 @@ impl Exchange {
             plan.model.clone_from(&profile.model);
         }
         self.next_attempt(policy, plan, rate_headers, None, now);
+    }
+
+    /// Whether the turn's time does not allow for another attempt.
+    pub(super) fn is_too_late(&self, now: Moment) -> bool {
+        self.timers.turn.is_some_and(|turn| turn <= now.unix_ms + TOO_LATE)
     }
 
     /// Asks for another model's slot in place of the one that is held.
@@ -447,6 +633,62 @@ impl Plan {
             None => Some((self.profile.clone(), name.to_owned())),
         }
     }
+}
+
+/// What a profile's model counts for a request, learned.
+fn usage_key(profile: &str) -> String {
+    format!("usage:{profile}")
+}
+
+/// Leaves out what does not fit into the profile's context: the oldest turns first. The server's
+/// words and the newest message stay; when they alone are too much, the profile says whether the
+/// text is cut.
+fn fit_window(
+    profile: &Profile,
+    input: &mut Input,
+    calibration: Calibration,
+    warnings: &mut Vec<Warning>,
+) -> Result<(), Failure> {
+    let Some(most) = profile.context_tokens else { return Ok(()) };
+    let fixed = prompt::compose(
+        profile,
+        &Input { text: String::new(), history: Vec::new(), ..input.clone() },
+        "",
+        None,
+    );
+    let left = calibration.fits(most).saturating_sub(fixed.tokens());
+    let text = tokens::of_message(&input.text);
+    if text > left {
+        if profile.long_input == LongInput::Refuse || left == 0 {
+            let message = format!("input.text: about {text} tokens, and {left} fit");
+            return Err(Failure::new(Code::InputTooLong, message));
+        }
+        let chars = input.text.chars().count() as u64;
+        let keep = usize::try_from(chars * u64::from(left) / u64::from(text)).unwrap_or_default();
+        input.text = mini::cut(&input.text, keep);
+        if !warnings.contains(&Warning::InputCut) {
+            warnings.push(Warning::InputCut);
+        }
+    }
+    let left = left.saturating_sub(tokens::of_message(&input.text));
+    let weighed: Vec<Weighed> = input
+        .history
+        .iter()
+        .map(|said| Weighed { tokens: tokens::of_message(&said.text), from_user: !said.by_agent })
+        .collect();
+    let mut start = tokens::window(&weighed, left);
+    if weighed
+        .get(start..)
+        .is_some_and(|rest| rest.iter().map(|said| u64::from(said.tokens)).sum::<u64>() > u64::from(left))
+    {
+        // The newest message is the text; of the history nothing need stay.
+        start = weighed.len();
+    }
+    if start > 0 {
+        input.history.drain(..start);
+        warnings.push(Warning::HistoryCut);
+    }
+    Ok(())
 }
 
 /// Whether another model could do better: not where the request itself was refused.

@@ -11,7 +11,7 @@ use super::{
     routes::{self, Route},
 };
 use crate::{
-    policy::{ContentMode, Policy, auth},
+    policy::{ContentMode, Policy, auth, tokens},
     seam::{BodyFailure, Credential, Delivery, Fetch, FetchFailure, Input, Moment, OPENCLAW, Output},
     wire::{
         answer::{Answer, Envelope, Warning},
@@ -25,6 +25,9 @@ use crate::{
 /// The most bytes in one line of an upstream's stream: the last event of a Responses
 /// stream holds the whole answer.
 pub(super) const LONGEST_LINE: u64 = 8 * 1024 * 1024;
+
+/// The tokens of an answer that nothing limits: what models usually write at most.
+pub(super) const USUAL_ANSWER: u32 = 2_048;
 
 /// In whose words the client is answered.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -95,6 +98,39 @@ pub(super) struct Waiting {
     pub(super) explain_only: bool,
     /// What the person wrote, until it has been checked.
     pub(super) text: Option<String>,
+    /// Estimated tokens: of what is sent, and of the longest answer.
+    pub(super) tokens: Tokens,
+    /// Where its answer may be kept.
+    pub(super) cache: Option<Shelf>,
+    /// The answer that the operator wrote.
+    pub(super) curated: Option<String>,
+}
+
+/// What a turn may cost, by estimates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Tokens {
+    /// What is sent, as the upstream will count it.
+    pub(super) input: u32,
+    /// The longest answer.
+    pub(super) output: u32,
+}
+
+/// Where an answer is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Shelf {
+    /// The question's cell.
+    pub(super) key: String,
+    /// How long, in milliseconds.
+    pub(super) ttl_ms: u64,
+}
+
+/// A number by which the same request is known again: the newest message stands at the end.
+fn fingerprint(body: &[u8]) -> u32 {
+    let tail = &body[body.len().saturating_sub(1024)..];
+    // FNV-1a, 32 bits.
+    let hash =
+        tail.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    hash.max(1)
 }
 
 /// A deadline of the upstream has passed.
@@ -131,6 +167,7 @@ impl Exchange {
         };
         self.timers.body = None;
         self.facts.body_bytes = body.len() as u64;
+        self.facts.fingerprint = fingerprint(body);
         match self.facts.route {
             Route::Login => return self.login(policy, body, now),
             Route::Renew => return self.renew(policy, now),
@@ -141,13 +178,13 @@ impl Exchange {
         }
         let known = matches!(self.facts.caller, Caller::Session { .. });
         match chat::parse(policy, body, known) {
-            Ok(request) => self.admit_turn(policy, request, body, now),
+            Ok(request) => self.admit_turn(policy, request, now),
             Err(failure) => self.fail(policy, &failure, now),
         }
     }
 
     /// Writes the request to OpenClaw and asks the gates.
-    fn admit_turn(&mut self, policy: &Policy, request: ChatRequest, body: &[u8], now: Moment) {
+    fn admit_turn(&mut self, policy: &Policy, request: ChatRequest, now: Moment) {
         let subject = self.subject(policy, request.user.as_deref());
         self.story.subject = Some(subject);
         self.story.model = Some(request.model.clone());
@@ -156,7 +193,7 @@ impl Exchange {
         self.story.warnings.clone_from(&request.warnings);
         self.timers.turn = Some(self.facts.started_ms + policy.deadlines.turn);
         let waiting = self.prepare(policy, request, now);
-        self.ask_gates(policy, waiting, body, now);
+        self.ask_gates(policy, waiting, now);
     }
 
     /// Everything of the upstream request.
@@ -219,6 +256,12 @@ impl Exchange {
             store_id: 0,
             named: matches!(self.facts.caller, Caller::Session { .. }) || request.user.is_some(),
             explain_only: false,
+            tokens: Tokens {
+                input: tokens::of_message(&request.text),
+                output: policy.chat.max_tokens.unwrap_or(USUAL_ANSWER),
+            },
+            cache: None,
+            curated: None,
             text: (policy.content.mode != ContentMode::Off).then_some(request.text),
         }
     }
@@ -236,8 +279,9 @@ impl Exchange {
 
     /// Sends the request to OpenClaw.
     pub(super) fn ask(&mut self, policy: &Policy, mut waiting: Waiting, now: Moment) {
-        self.story.asked_ms = Some(now.unix_ms);
-        self.restrict(&mut waiting);
+        self.story.asked_ms.get_or_insert(now.unix_ms);
+        self.story.attempts += 1;
+        self.restrict(&mut waiting, now);
         let Waiting { turn, stream, fetch, .. } = waiting;
         self.outputs.push_back(Output::Fetch(fetch));
         let mut turn = Box::new(turn);
@@ -265,7 +309,7 @@ impl Exchange {
                 if status != 200 {
                     let retry_after = crate::seam::find_header(&headers, "retry-after");
                     let failure = upstream::failed(status, body, retry_after);
-                    return self.turn_failed(policy, turn, &failure, now);
+                    return self.turn_failed(policy, *turn, &failure, now);
                 }
                 let answer = match turn.api {
                     Api::Completions => completions::whole(body),
@@ -280,11 +324,11 @@ impl Exchange {
                             Voice::Mini(_) => self.accept_answer(policy, turn, answer, now),
                         }
                     }
-                    Err(failure) => self.turn_failed(policy, turn, &failure, now),
+                    Err(failure) => self.turn_failed(policy, *turn, &failure, now),
                 }
             }
             Input::FetchFailed { id, failure } if id == turn.fetch_id => {
-                self.turn_failed(policy, turn, &fetch_failed(failure), now);
+                self.turn_failed(policy, *turn, &fetch_failed(failure), now);
             }
             _ => self.phase = Phase::Answer(turn),
         }

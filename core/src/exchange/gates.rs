@@ -20,6 +20,8 @@ use crate::{
     state::{
         Op, Outcome,
         admission::{self, Admit, Refusal, Release, Verdict},
+        budget::Cap,
+        cache::{Found, Lookup},
         caller::{Enter, Rate, Standing, Strike},
     },
     wire::{
@@ -73,6 +75,10 @@ pub(super) enum Gate {
     Address,
     /// The shared key's.
     Key,
+    /// An answer that is kept.
+    Cache,
+    /// A part of the day's tokens, of the person's or of the role's.
+    Budget,
     /// The slot of an attempt that is over.
     Release,
     /// The upstream's slots.
@@ -178,7 +184,7 @@ impl Exchange {
     }
 
     /// Asks all gates, or goes on where there are none.
-    pub(super) fn ask_gates(&mut self, policy: &Policy, mut waiting: Waiting, body: &[u8], now: Moment) {
+    pub(super) fn ask_gates(&mut self, policy: &Policy, mut waiting: Waiting, now: Moment) {
         let mut ops = Vec::with_capacity(4);
         let mut gate = |gate, key: String, op| {
             waiting.gates.push(gate);
@@ -196,8 +202,12 @@ impl Exchange {
                 cost: waiting.weight.cost,
                 thresholds: abuse,
                 // An address stands for many people: what they repeat together is no repetition.
-                fingerprint: if waiting.named { fingerprint(body) } else { 0 },
-                bytes: if waiting.named { u32::try_from(body.len()).unwrap_or(u32::MAX) } else { 0 },
+                fingerprint: if waiting.named { self.facts.fingerprint } else { 0 },
+                bytes: if waiting.named {
+                    u32::try_from(self.facts.body_bytes).unwrap_or(u32::MAX)
+                } else {
+                    0
+                },
                 refusal_points: u16::from(waiting.named),
                 login_s,
             };
@@ -213,14 +223,26 @@ impl Exchange {
         if let (Some(rate), Caller::Key(id)) = (policy.rates.key, &self.facts.caller) {
             gate(Gate::Key, format!("key:{id}"), Op::Enter(enter(Some(rate))));
         }
-        // A text that is to be checked takes no slot meanwhile.
-        if waiting.text.is_none() {
-            self.want_lease(policy, &mut waiting, &mut ops);
+        if let Some(shelf) = &waiting.cache {
+            let lookup = self.lookup(policy);
+            gate(Gate::Cache, shelf.key.clone(), Op::Lookup(lookup));
+        } else if waiting.text.is_none() && waiting.curated.is_none() {
+            // A text that is to be checked takes no slot meanwhile, and an answer that is there needs none.
+            self.want_turn(policy, &mut waiting, &mut ops);
         }
         if ops.is_empty() {
             return self.go_on(policy, waiting, now);
         }
         self.store(Box::new(waiting), ops, now);
+    }
+
+    /// Adds what a turn of the model's needs: a part of the day's tokens, and a slot.
+    fn want_turn(&mut self, policy: &Policy, waiting: &mut Waiting, ops: &mut Vec<(String, Op)>) {
+        for (key, reserve) in self.reservations(policy, waiting.tokens) {
+            waiting.gates.push(Gate::Budget);
+            ops.push((key, Op::Reserve(reserve)));
+        }
+        self.want_lease(policy, waiting, ops);
     }
 
     fn want_lease(&mut self, policy: &Policy, waiting: &mut Waiting, ops: &mut Vec<(String, Op)>) {
@@ -237,6 +259,12 @@ impl Exchange {
     /// The callers' gates are passed: the text is checked where that is wanted, then the lease
     /// is asked for where it was not yet.
     fn go_on(&mut self, policy: &Policy, mut waiting: Waiting, now: Moment) {
+        if let Some(answer) = waiting.curated.take() {
+            return self.give_kept(policy, waiting, answer, now);
+        }
+        if waiting.cache.is_some() && waiting.text.is_none() && !self.dues.asked_for_turn {
+            return self.after_check(policy, waiting, now);
+        }
         let Some(text) = waiting.text.take() else { return self.ask(policy, waiting, now) };
         match self.inspect(policy, &text, now) {
             Ok(Some(inspection)) => self.phase = Phase::CheckText(inspection, Box::new(waiting)),
@@ -247,7 +275,8 @@ impl Exchange {
 
     fn after_check(&mut self, policy: &Policy, mut waiting: Waiting, now: Moment) {
         let mut ops = Vec::new();
-        self.want_lease(policy, &mut waiting, &mut ops);
+        self.dues.asked_for_turn = true;
+        self.want_turn(policy, &mut waiting, &mut ops);
         if ops.is_empty() {
             return self.ask(policy, waiting, now);
         }
@@ -362,6 +391,31 @@ impl Exchange {
                 }
                 Outcome::Admitted if *gate == Gate::Upstream => {}
                 _ if *gate == Gate::Release => {}
+                Outcome::Cached(found) if *gate == Gate::Cache => {
+                    self.dues.waits = None;
+                    match found {
+                        Found::Hit { value, .. } => {
+                            let answer = String::from_utf8_lossy(value).into_owned();
+                            return self.give_kept(policy, *waiting, answer, now);
+                        }
+                        Found::Wait => {
+                            self.outputs.push_back(Output::Watch { id: waiting.store_id });
+                            self.timers.queue = Some(now.unix_ms + QUEUE_REFRESH);
+                            self.dues.waits = waiting.cache.clone();
+                            self.phase = Phase::Shared(waiting);
+                            return;
+                        }
+                        Found::Lead => self.dues.lead = waiting.cache.clone(),
+                        Found::Miss => {}
+                    }
+                }
+                Outcome::Reserved { tokens, .. } if *gate == Gate::Budget => {
+                    self.reserved(&mut waiting, *tokens);
+                }
+                Outcome::Exhausted { cap, retry_after_ms } if *gate == Gate::Budget => {
+                    self.lease = None;
+                    return self.fail(policy, &exhausted(*cap, *retry_after_ms), now);
+                }
                 Outcome::Queued { .. } if *gate == Gate::Upstream => {
                     self.outputs.push_back(Output::Watch { id: waiting.store_id });
                     self.timers.queue = Some(now.unix_ms + QUEUE_REFRESH);
@@ -419,7 +473,7 @@ impl Exchange {
         let what = match gate {
             Gate::User => "requests",
             Gate::Address => "requests from this address",
-            Gate::Key | Gate::Release | Gate::Upstream => "requests with this key",
+            _ => "requests with this key",
         };
         Err((too_many(what, *retry_after_ms), std::mem::take(&mut waiting.turn.rate_headers)))
     }
@@ -433,6 +487,34 @@ impl Exchange {
                 ("ratelimit-reset".into(), full_ms.div_ceil(1000).to_string()),
             ];
         }
+    }
+
+    /// How an answer that is kept is looked for.
+    fn lookup(&self, policy: &Policy) -> Lookup {
+        let lead_ms = u32::try_from(policy.deadlines.turn + 5_000).unwrap_or(u32::MAX);
+        Lookup { ticket: self.facts.ticket, lead_ms, places: policy.admission.places }
+    }
+
+    /// Waits for somebody else's answer: woken, or time to look again.
+    pub(super) fn in_shared(
+        &mut self,
+        policy: &Policy,
+        waiting: Box<Waiting>,
+        input: &Input<'_>,
+        now: Moment,
+    ) {
+        match input {
+            Input::Woken { id } if *id == waiting.store_id => self.look_again(policy, waiting, now),
+            _ => self.phase = Phase::Shared(waiting),
+        }
+    }
+
+    pub(super) fn look_again(&mut self, policy: &Policy, mut waiting: Box<Waiting>, now: Moment) {
+        self.timers.queue = None;
+        waiting.gates = vec![Gate::Cache];
+        let key = waiting.cache.as_ref().map(|shelf| shelf.key.clone()).unwrap_or_default();
+        let ops = vec![(key, Op::Lookup(self.lookup(policy)))];
+        self.store(waiting, ops, now);
     }
 
     /// In the queue: woken, or time to say that one is still there.
@@ -471,7 +553,7 @@ impl Exchange {
     }
 
     /// The last stage before OpenClaw.
-    pub(super) fn restrict(&mut self, waiting: &mut Waiting) {
+    pub(super) fn restrict(&mut self, waiting: &mut Waiting, now: Moment) {
         if waiting.explain_only {
             let (api, at) = (waiting.turn.api, waiting.system_at);
             chat::instruct(&mut waiting.fetch.body, api, at, EXPLAIN_ONLY);
@@ -479,7 +561,7 @@ impl Exchange {
             self.story.warnings.push(Warning::ExplainOnly);
         }
         if self.lease.is_some() {
-            self.timers.lease = Some(self.story.asked_ms.unwrap_or_default() + LEASE_RENEWAL);
+            self.timers.lease = Some(now.unix_ms + LEASE_RENEWAL);
         }
     }
 
@@ -618,6 +700,16 @@ fn too_many(what: &str, retry_after_ms: u64) -> Failure {
     Failure::new(Code::RateLimited, format!("too many {what}; try again in {seconds} s")).after(seconds)
 }
 
+fn exhausted(cap: Cap, retry_after_ms: u64) -> Failure {
+    let what = match cap {
+        Cap::Requests => "requests",
+        Cap::Tokens => "tokens",
+    };
+    let seconds = retry_after_ms.div_ceil(1000).max(1);
+    Failure::new(Code::BudgetExhausted, format!("today's {what} are used up; the day ends in {seconds} s"))
+        .after(seconds)
+}
+
 fn refused(reason: Refusal, retry_after_ms: u64, waiting: u32) -> Failure {
     let seconds = retry_after_ms.div_ceil(1000).max(1);
     let (code, message) = match reason {
@@ -626,13 +718,4 @@ fn refused(reason: Refusal, retry_after_ms: u64, waiting: u32) -> Failure {
         Refusal::Unhealthy => (Code::UpstreamUnavailable, "the agent failed just now and is given a rest"),
     };
     Failure::new(code, message).after(seconds).behind(waiting)
-}
-
-/// A number by which the same request is known again: the newest message stands at the end.
-fn fingerprint(body: &[u8]) -> u32 {
-    let tail = &body[body.len().saturating_sub(1024)..];
-    // FNV-1a, 32 bits.
-    let hash =
-        tail.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
-    hash.max(1)
 }

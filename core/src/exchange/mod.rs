@@ -6,6 +6,7 @@
 
 mod ask;
 mod chat;
+mod dues;
 mod faults;
 mod gates;
 mod inspection;
@@ -30,7 +31,9 @@ use crate::{
         failure::{Code, Failure, Language},
     },
 };
+use ask::Asking;
 use chat::{Turn, Waiting};
+use dues::Dues;
 use gates::{Caller, Lease};
 use inspection::Inspection;
 use record::Story;
@@ -50,8 +53,12 @@ enum Phase {
     /// The address's standing, before anything is done for a right key; and what is wrong with
     /// the rest of the head.
     Door(u32, Option<Failure>),
+    /// What is known of an intent's rollout and of its profile's tokens.
+    Consult(Box<Asking>),
     /// The gates.
     Gates(Box<Waiting>),
+    /// Somebody else's answer to the same question.
+    Shared(Box<Waiting>),
     /// A place in the upstream's queue.
     Queue(Box<Waiting>),
     /// The check of what the person wrote.
@@ -90,6 +97,8 @@ struct Facts {
     origin: Option<Origin>,
     head_only: bool,
     body_bytes: u64,
+    /// Stands for what is asked, to be known again.
+    fingerprint: u32,
     caller: Caller,
     /// The address's standing allows explanations only.
     restricted: bool,
@@ -149,6 +158,7 @@ pub struct Exchange {
     timers: Timers,
     story: Story,
     lease: Option<Lease>,
+    dues: Dues,
     next_id: u32,
     #[serde(skip)]
     outputs: VecDeque<Output>,
@@ -164,6 +174,7 @@ impl Exchange {
             timers: Timers::default(),
             story: Story::default(),
             lease: None,
+            dues: Dues::default(),
             next_id: 1,
             outputs: VecDeque::new(),
         };
@@ -230,6 +241,7 @@ impl Exchange {
             timers: Timers::default(),
             story: Story::default(),
             lease: None,
+            dues: Dues::default(),
             next_id: 1,
             outputs: VecDeque::new(),
         };
@@ -298,7 +310,9 @@ impl Exchange {
             Phase::Body => self.in_body(policy, input, now),
             Phase::Unauthorized(id, failure) => self.in_unauthorized(policy, id, failure, &input, now),
             Phase::Door(id, flaw) => self.in_door(policy, id, flaw, &input, now),
+            Phase::Consult(asking) => self.in_consult(policy, asking, &input, now),
             Phase::Gates(waiting) => self.in_gates(policy, waiting, input, now),
+            Phase::Shared(waiting) => self.in_shared(policy, waiting, &input, now),
             Phase::Queue(waiting) => self.in_queue(policy, waiting, &input, now),
             Phase::CheckText(inspection, waiting) => {
                 self.in_text_check(policy, inspection, waiting, &input, now);
@@ -344,6 +358,10 @@ impl Exchange {
             }
             DeadlineReason::Lease => self.renew_lease(now),
             DeadlineReason::Queue => match std::mem::replace(&mut self.phase, Phase::Done) {
+                Phase::Shared(waiting) => {
+                    self.outputs.push_back(Output::Cancel { id: waiting.store_id });
+                    self.look_again(policy, waiting, now);
+                }
                 Phase::Queue(waiting) => {
                     self.outputs.push_back(Output::Cancel { id: waiting.store_id });
                     self.ask_again(policy, waiting, now);
@@ -374,6 +392,7 @@ impl Exchange {
                 self.timers.store = None;
                 self.cancel();
                 match std::mem::replace(&mut self.phase, Phase::Done) {
+                    Phase::Consult(asking) => self.consulted(policy, *asking, &[], now),
                     Phase::Gates(waiting) => self.store_failed(policy, *waiting, now),
                     Phase::Unauthorized(_, failure) => self.refuse_credential(policy, &failure, now),
                     Phase::Door(_, flaw) => self.door_failed(policy, flaw, now),
@@ -389,7 +408,7 @@ impl Exchange {
             | DeadlineReason::Attempt => {
                 self.cancel();
                 match std::mem::replace(&mut self.phase, Phase::Done) {
-                    phase @ Phase::Queue(_) => {
+                    phase @ (Phase::Queue(_) | Phase::Shared(_)) => {
                         self.phase = phase;
                         let failure = Failure::new(Code::QueueTimeout, "the agent was busy all the time");
                         self.fail(policy, &failure.after(10), now);
@@ -397,7 +416,7 @@ impl Exchange {
                     Phase::Probes(probes) => self.probes_done(policy, probes, now),
                     Phase::Streaming(turn, streaming) => self.stream_timed_out(policy, turn, streaming, now),
                     Phase::Answer(turn) | Phase::StreamHead(turn) | Phase::StreamRefusal(turn, _) => {
-                        self.turn_failed(policy, turn, &chat::timed_out(), now);
+                        self.turn_failed(policy, *turn, &chat::timed_out(), now);
                     }
                     Phase::LoginAnswer(_, code) => self.forget_code(policy, code, &login::timed_out(), now),
                     phase => {
@@ -427,7 +446,8 @@ impl Exchange {
             }
             Phase::CheckText(inspection, _) | Phase::CheckAnswer(inspection, ..) => Some(inspection.id()),
             Phase::Probes(probes) => probes.waiting_fetch(),
-            Phase::Gates(waiting) | Phase::Queue(waiting) => Some(waiting.store_id),
+            Phase::Gates(waiting) | Phase::Queue(waiting) | Phase::Shared(waiting) => Some(waiting.store_id),
+            Phase::Consult(asking) => Some(asking.store_id),
             Phase::Unauthorized(id, _) | Phase::Door(id, _) | Phase::LoginAnswer(id, _) => Some(*id),
             Phase::LoginGates(asked) => Some(asked.store_id),
             Phase::Body | Phase::Backoff(_) | Phase::Done => None,
@@ -515,6 +535,7 @@ impl Exchange {
     /// Gives back what is held, writes the log line and is done.
     fn finish(&mut self, policy: &Policy, now: Moment) {
         self.release_lease(policy);
+        self.pay(now);
         if let Some(record) = self.story.line(policy, &self.facts, now) {
             self.outputs.push_back(record);
         }

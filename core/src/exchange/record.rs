@@ -1,16 +1,18 @@
 //! The log line of a request: what was decided and how long it took, never what was said.
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::time::{Duration, SystemTime};
 
 use super::Facts;
 use crate::{
     policy::{
         Policy,
+        redact::{Rules, redact},
         routing::{Ignored, Reason},
     },
     seam::{Level, Moment, Output},
+    state::rollout::{Change, Event},
     wire::{
         answer::{Usage, Warning},
         failure::Code,
@@ -67,6 +69,46 @@ pub(super) struct Story {
     pub queued: bool,
     /// The store failed and the request passed all the same.
     pub store_failed: bool,
+    /// It was answered from what is kept: `curated` or `kept`.
+    pub cached: bool,
+    /// What was wrong with an answer that was asked for again: keywords and places of its schema.
+    pub violations: Vec<String>,
+    /// What was said, redacted, where it may be logged at all.
+    pub input: Option<String>,
+    pub answer: Option<String>,
+}
+
+/// The most characters of a text in a log line.
+const EXCERPT: usize = 500;
+
+/// The beginning of a text, without personal data and keys.
+pub(super) fn excerpt(policy: &Policy, text: &str) -> String {
+    let mut rules = Rules::all();
+    rules.custom.clone_from(&policy.catalog.redaction.custom);
+    let shown = redact(&rules, text);
+    shown.chars().take(EXCERPT).collect()
+}
+
+/// A rollout has gone on, or back: a line of its own, once.
+pub(super) fn rollout(policy: &Policy, facts: &Facts, intent: &str, change: &Change) -> Output {
+    let (level, event, because) = match change.event {
+        Event::Began => (Level::Info, "began", None),
+        Event::Stepped => (Level::Info, "stepped", None),
+        Event::Promoted => (Level::Info, "promoted", None),
+        Event::RolledBack(finding) => {
+            (Level::Error, "rolled_back", Some(format!("{finding:?}").to_lowercase()))
+        }
+        Event::Ordered(order) => (Level::Info, "ordered", Some(format!("{order:?}").to_lowercase())),
+    };
+    let mut line = json!({
+        "ts": timestamp(change.at_ms), "level": level_name(level), "event": "rollout", "traceId": facts.trace_id,
+        "host": policy.host.name, "env": policy.environment.name(), "config": policy.catalog.version,
+        "intent": intent, "change": event, "step": change.step, "shareBasisPoints": change.share,
+    });
+    if let Some(because) = because {
+        line["because"] = because.into();
+    }
+    Output::Record { level, line: line.to_string() }
 }
 
 impl Story {
@@ -136,6 +178,18 @@ impl Story {
         }
         if let Some(ignored) = self.ignored {
             put("profileIgnored", ignored.name().into());
+        }
+        if self.cached {
+            put("cached", true.into());
+        }
+        if !self.violations.is_empty() {
+            put("violations", self.violations.iter().map(|text| Value::from(text.as_str())).collect());
+        }
+        if let Some(input) = &self.input {
+            put("input", input.as_str().into());
+        }
+        if let Some(answer) = &self.answer {
+            put("answer", answer.as_str().into());
         }
         if self.attempts > 1 {
             put("attempts", self.attempts.into());

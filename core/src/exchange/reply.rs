@@ -1,46 +1,116 @@
 //! The stages of an intent's answer: held against its schema, checked, and given, whole or as
 //! events.
 
+use serde::de::IgnoredAny;
+use serde_json::Value;
+
 use super::{
     Exchange, Phase,
     ask::Plan,
-    chat::{Turn, Voice},
+    chat::{Turn, Voice, Waiting},
     pieces::Pieces,
+    record,
     stream::Streaming,
 };
 use crate::{
-    policy::Policy,
+    policy::{
+        Policy,
+        redact::redact,
+        schema::{self, Violation},
+    },
     seam::{Moment, Output},
     wire::{
         answer::{Answer, Finish, Usage},
-        failure::Failure,
+        extract,
+        failure::{Code, Failure},
         links,
         reply::{Ending, Part},
     },
 };
 
 impl Exchange {
-    /// A whole answer of a model.
-    pub(super) fn accept_answer(&mut self, policy: &Policy, turn: Box<Turn>, answer: Answer, now: Moment) {
+    /// A whole answer of a model: a value is held against its schema, and asked for once more when
+    /// it is not what it should be.
+    pub(super) fn accept_answer(
+        &mut self,
+        policy: &Policy,
+        mut turn: Box<Turn>,
+        mut answer: Answer,
+        now: Moment,
+    ) {
+        self.stop_attempt();
+        let Voice::Mini(plan) = &mut turn.voice else { return };
+        if plan.json {
+            match value_in(&answer.text, plan.schema(policy)) {
+                Ok(value) => answer.text = value,
+                Err(unfit) => {
+                    self.story.violations = unfit.for_logs;
+                    if !plan.may_repair() || self.is_too_late(now) {
+                        let message = "the model's answer is not valid against its schema, twice";
+                        return self.fail(policy, &Failure::new(Code::AnswerInvalid, message), now);
+                    }
+                    // The whole of a long answer would not fit beside its question again.
+                    let said = answer.text.chars().take(LONGEST_REPEATED).collect();
+                    let Turn { voice: Voice::Mini(mut plan), rate_headers, .. } = *turn else { return };
+                    plan.repair = Some((said, unfit.for_model));
+                    return self.next_attempt(policy, *plan, rate_headers, None, now);
+                }
+            }
+        }
+        if plan.redacts(policy) {
+            answer.text = redacted(policy, answer.text, plan.json);
+        }
         self.check_answer(policy, turn, answer, now);
     }
 
     /// An answer that may be shown goes to the client.
-    pub(super) fn give_mini(&mut self, policy: &Policy, mut turn: Box<Turn>, answer: &Answer, now: Moment) {
+    pub(super) fn give_mini(&mut self, policy: &Policy, turn: Box<Turn>, answer: &Answer, now: Moment) {
         let usage = self.story.usage.unwrap_or(answer.usage);
-        let links = links::find(&answer.text);
+        self.keep(policy, &turn, answer);
+        self.give(policy, turn, Answer { usage, ..answer.clone() }, now);
+    }
+
+    /// Keeps an answer for the next one who asks, where it may be.
+    fn keep(&mut self, policy: &Policy, turn: &Turn, answer: &Answer) {
+        let Voice::Mini(plan) = &turn.voice else { return };
+        if policy.logs_content() {
+            self.story.answer = Some(record::excerpt(policy, &answer.text));
+        }
+        let shareable = answer.finish == Finish::Stop && !plan.reply.degraded && !self.facts.restricted;
+        if let Some(shelf) = self.dues.lead.clone().filter(|_| shareable) {
+            self.dues.fill = Some((shelf, answer.text.clone()));
+        }
+    }
+
+    /// An answer that was there already.
+    pub(super) fn give_kept(&mut self, policy: &Policy, waiting: Waiting, text: String, now: Moment) {
+        let mut turn = Box::new(waiting.turn);
+        if let Voice::Mini(plan) = &mut turn.voice {
+            plan.reply.cached = true;
+            plan.part = Part::Answer;
+        }
+        self.lease = None;
+        self.story.cached = true;
+        let answer = Answer { text, finish: Finish::Stop, usage: Usage::default() };
+        self.give(policy, turn, answer, now);
+    }
+
+    fn give(&mut self, policy: &Policy, mut turn: Box<Turn>, answer: Answer, now: Moment) {
+        let Answer { text, finish, usage } = &answer;
+        let links = links::find(text);
         let Voice::Mini(plan) = &mut turn.voice else { return };
-        let data = plan.json.then_some(answer.text.as_str());
-        let ending = Ending { finish: answer.finish, usage, links: &links, data };
+        let data = plan.json.then_some(text.as_str());
+        let data = data.filter(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
+        let ending = Ending { finish: *finish, usage: *usage, links: &links, data };
         if !plan.stream {
-            let body = plan.reply.whole(&answer.text, ending);
+            let body = plan.reply.whole(text, ending);
             let headers = std::mem::take(&mut turn.rate_headers);
             return self.respond(policy, 200, headers, body, now);
         }
         self.open_stream(policy, &mut turn, now);
         let Voice::Mini(plan) = &mut turn.voice else { return };
-        let mut out = String::with_capacity(answer.text.len() + 512);
-        plan.reply.delta(&mut out, plan.part, &answer.text);
+        let mut out = String::with_capacity(text.len() + 512);
+        plan.reply.delta(&mut out, plan.part, text);
         plan.reply.done(&mut out, ending);
         self.send(policy, out, now);
         self.outputs.push_back(Output::End);
@@ -51,19 +121,23 @@ impl Exchange {
     pub(super) fn mini_streamed(
         &mut self,
         policy: &Policy,
-        turn: Box<Turn>,
-        _pieces: Pieces,
+        turn: Turn,
+        pieces: Pieces,
         usage: Usage,
+        finish: Finish,
         now: Moment,
     ) {
         self.story.spent(usage);
         self.stop_attempt();
-        match *turn {
+        match turn {
             Turn { voice: Voice::Mini(mut plan), rate_headers, .. } if plan.part == Part::Draft => {
                 plan.drafted = true;
                 self.refine(policy, *plan, rate_headers, now);
             }
-            _ => {
+            turn => {
+                if let Some(text) = pieces.into_whole() {
+                    self.keep(policy, &turn, &Answer { text, finish, usage });
+                }
                 self.outputs.push_back(Output::End);
                 self.finish(policy, now);
             }
@@ -74,14 +148,14 @@ impl Exchange {
     pub(super) fn mini_stream_failed(
         &mut self,
         policy: &Policy,
-        turn: Box<Turn>,
+        turn: Turn,
         streaming: Streaming,
         failure: &Failure,
         now: Moment,
     ) {
         self.stop_attempt();
         let shown = streaming.has_shown();
-        let Turn { voice: Voice::Mini(mut plan), rate_headers, .. } = *turn else { return };
+        let Turn { voice: Voice::Mini(mut plan), rate_headers, .. } = turn else { return };
         if plan.part == Part::Draft {
             // What was shown of it is replaced by the real answer.
             plan.drafted |= shown;
@@ -125,5 +199,70 @@ impl Exchange {
         timers.first_byte = None;
         timers.idle = None;
         timers.frame = None;
+    }
+}
+
+/// The most characters of an answer that the model is shown again.
+const LONGEST_REPEATED: usize = 8_000;
+
+/// Why a value is not accepted.
+struct Unfit {
+    for_model: String,
+    for_logs: Vec<String>,
+}
+
+/// The value in an answer, as JSON text, when it is what the schema wants.
+fn value_in(answer: &str, schema: Option<&str>) -> Result<String, Unfit> {
+    const AGAIN: &str = "Answer again with the corrected JSON value only.";
+    let found = extract::json_in(answer).and_then(|range| answer.get(range));
+    let Some(value) = found else {
+        return Err(Unfit {
+            for_model: format!("There is no complete JSON value in your answer. {AGAIN}"),
+            for_logs: vec!["json".into()],
+        });
+    };
+    let violations = schema.map(|schema| schema::violations(schema, value)).unwrap_or_default();
+    if violations.is_empty() {
+        return Ok(value.to_owned());
+    }
+    let mut for_model = String::from("Your JSON value is not valid:\n");
+    for violation in &violations {
+        for_model.push_str(&format!("- {}\n", violation.for_model()));
+    }
+    for_model.push_str(AGAIN);
+    Err(Unfit { for_model, for_logs: violations.iter().map(Violation::for_log).collect() })
+}
+
+/// An answer without what may not be shown. A value stays one: its strings are looked at, and a
+/// number that is somebody's becomes a string.
+fn redacted(policy: &Policy, text: String, json: bool) -> String {
+    let rules = &policy.catalog.redaction;
+    let shown = redact(rules, &text);
+    if !json {
+        return shown.into_owned();
+    }
+    match serde_json::from_str::<Value>(&text) {
+        Ok(mut value) if shown != text => {
+            redact_value(policy, &mut value);
+            value.to_string()
+        }
+        _ => text,
+    }
+}
+
+fn redact_value(policy: &Policy, value: &mut Value) {
+    let rules = &policy.catalog.redaction;
+    match value {
+        Value::String(text) => *text = redact(rules, text).into_owned(),
+        Value::Number(number) => {
+            let text = number.to_string();
+            let shown = redact(rules, &text);
+            if shown != text {
+                *value = Value::String(shown.into_owned());
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| redact_value(policy, item)),
+        Value::Object(fields) => fields.values_mut().for_each(|item| redact_value(policy, item)),
+        Value::Null | Value::Bool(_) => {}
     }
 }

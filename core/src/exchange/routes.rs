@@ -154,6 +154,7 @@ pub(super) fn facts(policy: &Policy, head: &RequestHead, now: Moment) -> Facts {
         origin: Origin::allowed(policy, head),
         head_only: head.method == "HEAD",
         body_bytes: 0,
+        fingerprint: 0,
         caller: Caller::Anyone,
         restricted: false,
         ticket: ticket(now),

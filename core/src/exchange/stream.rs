@@ -114,11 +114,11 @@ impl Exchange {
                     self.begin_streaming(policy, turn, now);
                 } else {
                     self.outputs.push_back(Output::Cancel { id });
-                    self.turn_failed(policy, turn, &upstream::protocol(), now);
+                    self.turn_failed(policy, *turn, &upstream::protocol(), now);
                 }
             }
             Input::FetchFailed { id, failure } if id == turn.fetch_id => {
-                self.turn_failed(policy, turn, &chat::fetch_failed(failure), now)
+                self.turn_failed(policy, *turn, &chat::fetch_failed(failure), now)
             }
             _ => self.phase = Phase::StreamHead(turn),
         }
@@ -143,7 +143,7 @@ impl Exchange {
                 let status = self.story.upstream_status.unwrap_or(502);
                 let Refusal { retry_after, body } = refusal;
                 let failure = upstream::failed(status, &body, retry_after.as_deref());
-                self.turn_failed(policy, turn, &failure, now);
+                self.turn_failed(policy, *turn, &failure, now);
             }
             _ => self.phase = Phase::StreamRefusal(turn, refusal),
         }
@@ -273,7 +273,8 @@ impl Exchange {
         }
         self.close(&turn, &streaming);
         if let Some(pieces) = streaming.mini {
-            return self.mini_streamed(policy, turn, *pieces, streaming.usage, now);
+            let finish = streaming.finish.unwrap_or(Finish::Stop);
+            return self.mini_streamed(policy, *turn, *pieces, streaming.usage, finish, now);
         }
         self.outputs.push_back(Output::End);
         self.finish(policy, now);
@@ -330,7 +331,7 @@ impl Exchange {
                     self.outputs.push_back(Output::Cancel { id });
                     self.drop_check(&streaming);
                     if streaming.mini.is_some() {
-                        return self.mini_stream_failed(policy, turn, *streaming, &failure, now);
+                        return self.mini_stream_failed(policy, *turn, *streaming, &failure, now);
                     }
                     // What has not been checked is not shown.
                     let out = if streaming.held.is_some() { String::new() } else { out };
@@ -360,7 +361,7 @@ impl Exchange {
                 if let Some(failure) = streaming.end(policy, &mut turn, &mut out) {
                     self.drop_check(&streaming);
                     if streaming.mini.is_some() {
-                        return self.mini_stream_failed(policy, turn, *streaming, &failure, now);
+                        return self.mini_stream_failed(policy, *turn, *streaming, &failure, now);
                     }
                     return self.fail_stream(policy, &failure, out, now);
                 }
@@ -384,7 +385,7 @@ impl Exchange {
                     _ => upstream::protocol(),
                 };
                 if streaming.mini.is_some() {
-                    return self.mini_stream_failed(policy, turn, *streaming, &failure, now);
+                    return self.mini_stream_failed(policy, *turn, *streaming, &failure, now);
                 }
                 self.fail_stream(policy, &failure, String::new(), now);
             }
@@ -415,7 +416,7 @@ impl Exchange {
             return self.end_if_shown(policy, turn, streaming, now);
         }
         if streaming.mini.is_some() {
-            return self.mini_stream_failed(policy, turn, *streaming, &chat::timed_out(), now);
+            return self.mini_stream_failed(policy, *turn, *streaming, &chat::timed_out(), now);
         }
         self.fail_stream(policy, &chat::timed_out(), String::new(), now);
     }

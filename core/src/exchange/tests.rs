@@ -3,6 +3,7 @@
 
 mod answers;
 mod ask;
+mod ask_rules;
 mod content;
 mod deadlines;
 mod endings;

@@ -346,6 +346,11 @@ impl Policy {
         postcard::from_bytes(bytes).ok()
     }
 
+    /// Whether log lines may show what was said, redacted: where somebody develops and asks for it.
+    pub fn logs_content(&self) -> bool {
+        self.environment != Environment::Prod && self.log_level == Level::Debug
+    }
+
     /// The role of that name, or everybody's.
     pub fn role(&self, name: &str) -> &Role {
         const EVERYBODY: &Role = &Role { name: String::new(), rate: None, weight: 1 };

@@ -3,7 +3,7 @@
 //! A client says what it wants and not how it is done. What a profile does not declare is
 //! refused, so that a typing mistake is seen while somebody develops, and not as a worse answer.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
@@ -30,7 +30,7 @@ const CONTEXT_BYTES: usize = 4_096;
 const FIELD_CHARS: u32 = 2_000;
 
 /// A request, its input not yet held against a profile.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct MiniRequest {
     /// The intent's name.
     pub intent: String,
@@ -42,8 +42,8 @@ pub(crate) struct MiniRequest {
     pub stream: bool,
     /// Whether all that is not ASCII is to be escaped.
     pub ascii: bool,
-    /// `input`, but for its history.
-    input: Map<String, Value>,
+    /// `input`, but for its history: names and values, the values as JSON text.
+    input: BTreeMap<String, String>,
     /// Earlier messages, the oldest first.
     history: Vec<Said>,
     /// A small note of the client's, as JSON.
@@ -81,6 +81,14 @@ pub(crate) struct Input {
     pub schema: Option<String>,
     /// What was left out.
     pub warnings: Vec<Warning>,
+}
+
+impl Input {
+    /// Whether the text and the declared fields are all of it: nothing personal beside them, and
+    /// nothing that a key could not hold.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.history.is_empty() && self.context.is_none() && self.media.is_empty()
+    }
 }
 
 #[derive(Deserialize)]
@@ -134,7 +142,7 @@ pub(crate) fn parse(limits: &Limits, body: &[u8]) -> Result<MiniRequest, Failure
         trace_id: parsed.trace_id.and_then(trace_id),
         stream: parsed.stream.unwrap_or(false),
         ascii: parsed.ascii.unwrap_or(false),
-        input,
+        input: input.into_iter().map(|(name, value)| (name, value.to_string())).collect(),
         history,
         context: context(&elided, parsed.context)?,
         media: media.found,
@@ -250,15 +258,15 @@ impl MiniRequest {
         };
         let mut fit = Input { history, context, media, ..Input::default() };
         // A schema is asked for by name, and not a part of a prompt, unless it is declared so.
-        if let Some(Value::String(name)) = input.get("schemaName")
-            && is_name(name)
-        {
-            fit.schema = Some(name.clone());
-        }
+        let name = input.get("schemaName").and_then(|raw| serde_json::from_str::<String>(raw).ok());
+        fit.schema = name.filter(|name| is_name(name));
         for field in declared {
-            let value = input.remove(&field.name).filter(|value| !value.is_null());
+            let raw = input.remove(&field.name).and_then(|raw| serde_json::from_str::<Value>(&raw).ok());
+            let value = raw.filter(|value| !value.is_null());
             let Some(value) = value else {
-                if field.required && !(field.name == "text" && !fit.media.is_empty()) {
+                // A picture may say what is asked.
+                let pictured = field.name == "text" && !fit.media.is_empty();
+                if field.required && !pictured {
                     let message = format!("input.{}: is missing", field.name);
                     return Err(Failure::new(Code::InputInvalid, message));
                 }

@@ -14,7 +14,10 @@ use super::{
     mini::{Input, Said},
 };
 use crate::{
-    policy::catalog::{Profile, Slot},
+    policy::{
+        catalog::{Profile, Slot},
+        tokens,
+    },
     seam::Rope,
 };
 
@@ -172,6 +175,14 @@ fn quoted(text: &str) -> String {
 }
 
 impl Prompt {
+    /// Estimated tokens of all messages. Pictures and files are not in it.
+    pub(crate) fn tokens(&self) -> u32 {
+        let repair = self.repair.iter().flat_map(|(answer, complaint)| [answer, complaint]);
+        let texts = [&self.system, &self.message].into_iter().chain(repair);
+        let texts = texts.chain(self.history.iter().map(|said| &said.text));
+        texts.map(|text| tokens::of_message(text)).fold(0, u32::saturating_add)
+    }
+
     /// Which API takes it.
     pub(crate) fn api(&self, is_openclaw: bool) -> Api {
         if is_openclaw && !self.media.is_empty() { Api::Responses } else { Api::Completions }

@@ -106,7 +106,7 @@ impl World {
         Self::begin_with(policy, head, now, store, 0x5c)
     }
 
-    fn begin_with(
+    pub(super) fn begin_with(
         policy: Policy,
         head: RequestHead,
         now: u64,
