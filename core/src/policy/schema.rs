@@ -31,8 +31,12 @@ use self::violation::{Segment, listed, quoted};
 /// Violations that are told: a model repairs a few things at once, and its prompt has an end.
 const MOST: usize = 8;
 
-/// Visits of a value by a schema. Some milliseconds; a long answer takes thousands.
-const STEPS: u32 = 200_000;
+/// Visits of a value by a schema, comparisons, and bytes that a pattern is tried on. An answer takes
+/// thousands.
+const STEPS: usize = 200_000;
+
+/// The bytes of a string that are one step where they are only counted.
+const BYTES_OF_A_STEP: usize = 64;
 
 /// Schemas within schemas while one value is looked at: what a stack of 1 MiB takes easily.
 const DEEPEST: usize = 200;
@@ -103,7 +107,7 @@ pub fn violations(schema: &str, json: &str) -> Vec<Violation> {
 struct Evaluation<'a> {
     schema: &'a Schema,
     path: Vec<Segment<'a>>,
-    steps: u32,
+    steps: usize,
     depth: usize,
     /// Whether a limit was reached: then what was found means nothing.
     given_up: bool,
@@ -113,7 +117,7 @@ type Found = Vec<Violation>;
 
 impl<'a> Evaluation<'a> {
     fn visit(&mut self, schema: &'a Value, value: &'a Value, found: &mut Found) {
-        if !self.step() || self.depth >= DEEPEST || found.len() >= MOST {
+        if !self.spend(1) || self.depth >= DEEPEST || found.len() >= MOST {
             self.given_up |= self.depth >= DEEPEST;
             return;
         }
@@ -170,11 +174,16 @@ impl<'a> Evaluation<'a> {
     }
 
     fn string(&mut self, schema: &Map<String, Value>, text: &str, found: &mut Found) {
+        if !self.spend(text.len() / BYTES_OF_A_STEP) {
+            return;
+        }
         self.count(schema, ("minLength", "maxLength"), text.chars().count(), "characters", found);
         let Some(pattern) = schema.get("pattern").and_then(Value::as_str) else { return };
         if text.len() > LONGEST_MATCHED {
             self.report(found, "pattern", format!("must have at most {LONGEST_MATCHED} bytes"));
-        } else if !self.schema.patterns.get(pattern).is_some_and(|compiled| compiled.is_match(text)) {
+        } else if self.spend(text.len())
+            && !self.schema.patterns.get(pattern).is_some_and(|compiled| compiled.is_match(text))
+        {
             self.report(found, "pattern", format!("must match the pattern {pattern}"));
         }
     }
@@ -308,7 +317,7 @@ impl<'a> Evaluation<'a> {
 
     /// Equality of JSON values: `1` and `1.0` are one number.
     fn equal(&mut self, a: &Value, b: &Value) -> bool {
-        self.step()
+        self.spend(1)
             && match (a, b) {
                 (Value::Number(a), Value::Number(b)) => numbers::compare(a, b).is_eq(),
                 (Value::Array(a), Value::Array(b)) => {
@@ -322,9 +331,10 @@ impl<'a> Evaluation<'a> {
             }
     }
 
-    fn step(&mut self) -> bool {
-        self.steps = self.steps.saturating_sub(1);
-        self.given_up |= self.steps == 0;
+    /// Whether there are steps left for something.
+    fn spend(&mut self, steps: usize) -> bool {
+        self.given_up |= self.steps <= steps;
+        self.steps = self.steps.saturating_sub(steps);
         !self.given_up
     }
 

@@ -208,6 +208,8 @@ fn the_work_is_bounded() {
     // A backtracking matcher would take until the end of time.
     let hostile = format!("\"{}b\"", "a".repeat(10_000));
     assert!(!is_valid(r#"{"pattern": "^(a+)+$"}"#, &hostile));
+    let many = format!("[{}0]", format!("\"{}\",", "a".repeat(10_000)).repeat(21));
+    assert_eq!(violations(r#"{"items": {"pattern": "a"}}"#, &many)[0].keyword, "limits");
     let long = format!("\"{}\"", "a".repeat(LONGEST_MATCHED + 1));
     assert_eq!(violations(r#"{"pattern": "a"}"#, &long)[0].keyword, "pattern");
 }
