@@ -30,7 +30,7 @@ use secret::Swallow;
 /// may be full-width, or a pattern's 64 characters of up to four bytes, and the one after it.
 pub const HOLD: usize = 264;
 
-/// How far a matcher looks back, in bytes: `身份证号码是：`, `"client_secret": "`.
+/// How far a matcher looks back, in bytes, up to a whole character: `身份证号码是：`, `"client_secret": "`.
 const PAST: usize = 32;
 
 /// What is looked for.
@@ -151,7 +151,7 @@ impl Redactor {
                     break;
                 }
             }
-            rest.at += triggers.quiet(&text.as_bytes()[rest.at..]);
+            rest.at = triggers.next(text.as_bytes(), rest.past, rest.at);
             let ahead = Ahead { text: &text[rest.at..], complete };
             let Some(&byte) = ahead.text.as_bytes().first() else { break };
             let past = &text[rest.past.max(text.floor_char_boundary(rest.at.saturating_sub(PAST)))..rest.at];
@@ -232,9 +232,27 @@ impl Triggers {
         Self(table)
     }
 
-    /// How many bytes interest nobody.
-    fn quiet(&self, bytes: &[u8]) -> usize {
-        bytes.iter().position(|byte| self.0[usize::from(*byte)] != 0).unwrap_or(bytes.len())
+    /// The next place from `at` on where something can begin, or the end.
+    ///
+    /// Most of any text is passed over here: a word or number can only begin where the one
+    /// before ends, and full-width forms are mostly punctuation.
+    fn next(&self, bytes: &[u8], past: usize, mut at: usize) -> usize {
+        let mut last = if at > past { bytes[at - 1] } else { b' ' };
+        while let Some(&byte) = bytes.get(at) {
+            let interests = match self.0[usize::from(byte)] {
+                0 => false,
+                LETTER => !last.is_ascii_alphanumeric(),
+                DIGIT => !last.is_ascii_digit(),
+                WIDE => matches!(bytes[at + 1..], [0xBC, 0x8B | 0x90..=0x99, ..]),
+                _ => true,
+            };
+            if interests {
+                break;
+            }
+            last = byte;
+            at += 1;
+        }
+        at
     }
 }
 

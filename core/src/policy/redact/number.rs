@@ -113,7 +113,9 @@ impl Number {
                 }
             }
             number.close(group);
-            if group.x || !is_separator(after) {
+            // No number begins with a group of another length.
+            let goes_on = number.count > 1 || (2..=8).contains(&group.digits);
+            if group.x || !goes_on || !is_separator(after) {
                 break;
             }
             at = group.end + after.len_utf8();
@@ -299,7 +301,11 @@ fn in_hex_id(past: &str, after: &str, digits: usize, complete: bool) -> Option<b
     let word = |byte: &u8| byte.is_ascii_alphanumeric();
     let before = past.bytes().rev().take_while(word).count();
     let behind = after.bytes().take(HEX_ID).take_while(word).count();
-    let around = past[past.len() - before..].bytes().chain(after[..behind].bytes());
+    let word_before = &past[past.len() - before..];
+    if word_before.starts_with("0x") {
+        return Some(true);
+    }
+    let around = word_before.bytes().chain(after[..behind].bytes());
     if !around.clone().all(|byte| byte.is_ascii_hexdigit()) {
         return Some(false);
     }

@@ -140,6 +140,7 @@ impl Custom {
             if set.negated {
                 // All but the bytes inside of a character.
                 (0..0x80).chain(0xC2..0xF5).for_each(&mut give);
+                continue;
             }
             for (from, to) in &set.ranges {
                 let first = |c: &char| c.encode_utf8(&mut [0; 4]).as_bytes()[0];
@@ -299,5 +300,84 @@ fn read_repeat(rest: &mut core::str::Chars<'_>) -> Result<(usize, usize), Patter
         (false, _) => Err(PatternError::Repeat),
         (_, true) => Err(PatternError::TooLong),
         _ => Ok((least, most)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    fn found(pattern: &str, text: &str) -> Option<usize> {
+        let custom = Custom::new("x", pattern).expect("pattern");
+        let whole = match custom.at(Ahead { text, complete: true }) {
+            Found::Secret { len, .. } => Some(len),
+            _ => None,
+        };
+        match custom.at(Ahead { text, complete: false }) {
+            Found::Undecided => {}
+            Found::Secret { len, .. } => assert_eq!(Some(len), whole),
+            _ => assert_eq!(whole, None),
+        }
+        whole
+    }
+
+    #[test]
+    fn the_longest_match_wins() {
+        assert_eq!(found(r"EMP-\d{4,6}", "EMP-12345678"), Some(10));
+        assert_eq!(found(r"EMP-\d{4,6}", "EMP-123"), None);
+        assert_eq!(found("ab?c?d", "abd"), Some(3));
+        assert_eq!(found("a{2}b{0,2}", "aabbb"), Some(4));
+        assert_eq!(found("[^,;]{1,9}", "工号 7;"), Some("工号 7".len()));
+        assert_eq!(found(r"[\d\-a-c]{5}", "1-2bc"), Some(5));
+        assert_eq!(found(r"\[.\]", "[]]"), Some(3));
+        assert_eq!(found("[a-]x", "-x"), Some(2));
+        assert_eq!(found("a.{0,63}", &"a".repeat(99)), Some(64));
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let error = |pattern: &str| Custom::new("x", pattern).expect_err(pattern);
+        for (pattern, expected) in [
+            ("", PatternError::Empty),
+            ("a?b{0,3}", PatternError::Empty),
+            ("a{65}", PatternError::TooLong),
+            ("a{60}b{5}", PatternError::TooLong),
+            ("a*", PatternError::Unbounded),
+            ("+", PatternError::Unbounded),
+            ("a{2,}", PatternError::Unbounded),
+            ("(a)", PatternError::Sign('(')),
+            ("a|b", PatternError::Sign('|')),
+            (r"\b", PatternError::Sign('b')),
+            ("a\\", PatternError::Sign('\\')),
+            ("[a", PatternError::Class),
+            ("[]", PatternError::Class),
+            ("[z-a]", PatternError::Class),
+            ("{2}", PatternError::Repeat),
+            ("a{2", PatternError::Repeat),
+            ("a{3,2}", PatternError::Repeat),
+            ("a{0}", PatternError::Repeat),
+            ("a{-1}", PatternError::Repeat),
+        ] {
+            assert_eq!(error(pattern), expected, "{pattern}");
+            assert!(!expected.to_string().is_empty());
+        }
+        assert_eq!(Custom::new("a]b", "x"), Err(PatternError::Name));
+        assert_eq!(Custom::new("", "x"), Err(PatternError::Name));
+    }
+
+    #[test]
+    fn a_match_begins_only_with_its_first_bytes() {
+        let first = |pattern: &str| {
+            let mut bytes = Vec::new();
+            Custom::new("x", pattern).expect("pattern").first_bytes(|byte| bytes.push(byte));
+            bytes
+        };
+        assert_eq!(first("a?[bc]d"), b"abc");
+        assert_eq!(first("京"), [0xE4]);
+        assert_eq!(first("[^a]").len(), 0x80 + 0xF5 - 0xC2);
+        assert!(first("[~-é]").iter().all(|byte| !(0x80..0xC2).contains(byte)));
     }
 }

@@ -256,19 +256,44 @@ const WORDS: &[(&str, usize)] = &[
 
 /// What is wanted of a value after that text: `Bearer `, `"password": "`, `密码是`.
 fn wanted(past: &str) -> Option<Wanted> {
-    if ends_with(past, "bearer ") || ends_with(past, "authorization: basic ") {
+    if past.ends_with(' ') && (ends_with(past, "bearer ") || ends_with(past, "authorization: basic ")) {
         return Some(Wanted { alphabet: Alphabet::Bearer, least: KEY });
     }
-    let lead = past.trim_end_matches(|c| " \t\"'“‘`\\*!#^~+-_".contains(c));
+    let lead = past.trim_end_matches(is_lead);
     let word = lead.trim_end_matches(['=', ':', '：', '>']);
     let word = match word.len() == lead.len() {
         true => ["是", "为", " is"].iter().find_map(|verb| lead.strip_suffix(verb))?,
         false => word,
     };
-    let word = word.trim_end_matches(|c| " \t\"'”’`\\*_".contains(c));
+    let word = word.trim_end_matches(is_lead);
     let (_, least) = WORDS.iter().find(|(known, _)| ends_with(word, known))?;
     let alphabet = if lead.ends_with('=') { Alphabet::Query } else { Alphabet::Value };
     Some(Wanted { alphabet, least: *least })
+}
+
+/// What stands before a value or behind its word: space, quotes, emphasis, and signs that a
+/// password may begin with.
+fn is_lead(c: char) -> bool {
+    matches!(
+        c,
+        ' ' | '\t'
+            | '"'
+            | '\''
+            | '“'
+            | '”'
+            | '‘'
+            | '’'
+            | '`'
+            | '\\'
+            | '*'
+            | '!'
+            | '#'
+            | '^'
+            | '~'
+            | '+'
+            | '-'
+            | '_'
+    )
 }
 
 fn ends_with(text: &str, word: &str) -> bool {
@@ -281,8 +306,9 @@ fn value(wanted: Wanted, ahead: Ahead<'_>) -> Found<'static> {
     let Some((len, ended)) = wanted.alphabet.look(ahead, WINDOW) else { return Found::Undecided };
     let value = &ahead.text.as_bytes()[..len];
     let is_call = ended && ahead.text.as_bytes().get(len) == Some(&b'(');
+    let is_path = value.windows(2).any(|pair| pair == b"::");
     let is_address = value.starts_with(b"http://") || value.starts_with(b"https://");
-    if len < wanted.least || is_call || is_address || !value.iter().any(u8::is_ascii_digit) {
+    if len < wanted.least || is_call || is_path || is_address || !value.iter().any(u8::is_ascii_digit) {
         return Found::Nothing;
     }
     secret(len, wanted.alphabet)

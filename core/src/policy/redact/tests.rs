@@ -41,7 +41,7 @@ fn mobile_numbers() {
     check("tel13800138000 add13800138000", "tel[mobile] add[mobile]");
     check("13800138000", "[mobile]");
     stays("138001380001 1380013800 12800138000 113800138000");
-    stays("0.13800138000 和 13800138000e5f6a7b8c9d0e1f2a3b4c5d");
+    stays("0x13800138000 0.13800138000 和 13800138000e5f6a7b8c9d0e1f2a3b4c5d");
 }
 
 #[test]
@@ -100,6 +100,7 @@ fn values_after_a_word() {
     check("**密码**：P@ss.w0rd! DB_PASSWORD=hunter2x.", "**密码**：[secret] DB_PASSWORD=[secret].");
     stays(&format!("md5 {hex}"));
     stays("password: required; token = next(x1); max_tokens: 4096, 密码：请输入 8-16 位");
+    stays("let colon2_token: parse2::Colon2Token = token.parse::<Colon2>()");
     stays("token: https://docs.example.com/v1/tokens password = sha256(x)");
 }
 
