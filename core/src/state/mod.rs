@@ -73,6 +73,11 @@ pub enum Op {
     Consult(Consult),
     /// A person holds, promotes or rolls back.
     Steer(Steer),
+    /// A change of a rollout is in the audit trail. To be told.
+    Heard {
+        /// The change's number.
+        number: u32,
+    },
     /// Takes a turn's tokens out of a day's.
     Reserve(Reserve),
     /// Says what the turn did cost. To be told.
@@ -101,7 +106,7 @@ impl Op {
             Self::Forget => true,
             Self::Read => true,
             // A step or a rollback that is forgotten is found again by the next turns.
-            Self::Observe(_) | Self::Consult(_) => true,
+            Self::Observe(_) | Self::Consult(_) | Self::Heard { .. } => true,
             Self::Reserve(_) | Self::Settle(_) | Self::Learn(_) | Self::Calibrate => true,
             Self::Lookup(_) | Self::Fill(_) | Self::Abandon { .. } => true,
             Self::Revoke { .. } | Self::Once { .. } | Self::Write { .. } | Self::Probe => false,
@@ -169,7 +174,8 @@ pub enum Outcome {
         step: u8,
         /// Who has the new version: buckets below this one.
         share: u16,
-        /// What has changed since somebody asked: for the audit trail, once.
+        /// What has changed and is not in the audit trail yet: write it, then tell
+        /// [`Op::Heard`] for each.
         changes: Vec<Change>,
         /// The counts, where they were asked for.
         report: Option<Box<Report>>,
@@ -273,6 +279,7 @@ pub fn reduce(op: &Op, old: Option<&[u8]>, unix_ms: u64) -> Reduced {
         Op::Observe(observe) => rollout::observe(observe, old, unix_ms),
         Op::Consult(consult) => rollout::consult(consult, old, unix_ms),
         Op::Steer(steer) => rollout::steer(steer, old, unix_ms),
+        Op::Heard { number } => rollout::heard(*number, old),
         Op::Reserve(reserve) => budget::reserve(reserve, old, unix_ms),
         Op::Settle(settle) => budget::settle(settle, old, unix_ms),
         Op::Learn(learn) => usage::learn(learn, old),

@@ -7,8 +7,10 @@
 //! * The share is read with [`Op::Consult`](super::Op::Consult) before a turn and may be a turn
 //!   old; who is in the share is [`policy::rollout`](crate::policy::rollout)'s to say.
 //! * Turns are told with [`Op::Observe`](super::Op::Observe), whose outcome nobody hears. So what
-//!   has changed is kept until somebody asks: each [`Change`] is in the outcome of exactly one
-//!   `Consult` or `Steer`, and whoever gets it writes the audit entry.
+//!   has changed is kept until somebody asks: each [`Change`] is in the outcome of one `Consult`
+//!   or `Steer`, and whoever gets it writes the audit entry and tells
+//!   [`Op::Heard`](super::Op::Heard) for it. Where that does not come (the client left, the host died),
+//!   the change is given to somebody else after [`HEARD_MS`]; its number says that it is the same.
 //! * A person may hold, go on, promote and roll back at any time ([`Steer`]). Holding keeps the
 //!   share; it does not switch the guard off.
 //!
@@ -31,7 +33,9 @@ const KNOWN_TURNS: u32 = 100;
 const SLOW_TURNS: f64 = 0.05;
 /// An answer counts at most so many times the usual tokens: one that went wild proves nothing.
 const DEAREST: u64 = 8;
-/// Changes that wait to be told; the oldest are lost when nobody asks.
+/// How long whoever got a change has for writing it down.
+pub const HEARD_MS: u64 = 10_000;
+/// Changes that wait to be heard; the oldest are lost when nobody asks.
 const MOST_CHANGES: usize = 16;
 
 /// A share of the people, and what has to happen before the next one.
@@ -182,6 +186,8 @@ const FINDINGS: [Finding; CHECKS] =
 /// Something that belongs into the audit trail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
+    /// Counts the changes of this rollout, from 1.
+    pub number: u32,
     /// What happened.
     pub event: Event,
     /// The step after it, from 0.
@@ -264,7 +270,16 @@ struct Course {
     slow_ms: u32,
     /// What an answer counts at most; 0 is not known yet.
     most_tokens: u32,
-    changes: Vec<Change>,
+    /// The last change's number.
+    number: u32,
+    unheard: Vec<Unheard>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Unheard {
+    change: Change,
+    /// When it may be given to somebody else.
+    again_ms: u64,
 }
 
 /// Counts a turn.
@@ -278,7 +293,7 @@ pub(super) fn observe(observe: &Observe, old: Option<&[u8]>, now: u64) -> Reduce
 pub(super) fn consult(consult: &Consult, old: Option<&[u8]>, now: u64) -> Reduced {
     let mut course = Course::read(old, &consult.plan, now);
     course.advance(&consult.plan, now);
-    let outcome = course.outcome(&consult.plan, consult.report);
+    let outcome = course.outcome(&consult.plan, consult.report, now);
     course.reduced(outcome)
 }
 
@@ -286,8 +301,17 @@ pub(super) fn consult(consult: &Consult, old: Option<&[u8]>, now: u64) -> Reduce
 pub(super) fn steer(steer: &Steer, old: Option<&[u8]>, now: u64) -> Reduced {
     let mut course = Course::read(old, &steer.plan, now);
     course.steer(steer.order, &steer.plan, now);
-    let outcome = course.outcome(&steer.plan, true);
+    let outcome = course.outcome(&steer.plan, true, now);
     course.reduced(outcome)
+}
+
+/// Forgets a change: it is written down.
+pub(super) fn heard(number: u32, old: Option<&[u8]>) -> Reduced {
+    let Some(mut course) = Course::decode(old) else {
+        return Reduced::new(Vec::new(), 1, Outcome::Written);
+    };
+    course.unheard.retain(|unheard| unheard.change.number != number);
+    course.reduced(Outcome::Written)
 }
 
 impl Course {
@@ -301,13 +325,17 @@ impl Course {
             comparison: Comparison::default(),
             slow_ms: 0,
             most_tokens: 0,
-            changes: Vec::new(),
+            number: 0,
+            unheard: Vec::new(),
         }
     }
 
+    fn decode(old: Option<&[u8]>) -> Option<Self> {
+        old.and_then(|bytes| postcard::from_bytes(bytes).ok())
+    }
+
     fn read(old: Option<&[u8]>, plan: &Plan, now: u64) -> Self {
-        let stored = old.and_then(|bytes| postcard::from_bytes::<Self>(bytes).ok());
-        let mut course = stored.unwrap_or_else(|| {
+        let mut course = Self::decode(old).unwrap_or_else(|| {
             let mut course = Self::new(now);
             course.changed(Event::Began, plan, now);
             course
@@ -322,12 +350,17 @@ impl Course {
         Reduced::new(encode(self), KEPT_MS, outcome)
     }
 
-    fn outcome(&mut self, plan: &Plan, report: bool) -> Outcome {
+    fn outcome(&mut self, plan: &Plan, report: bool, now: u64) -> Outcome {
+        let mut changes = Vec::new();
+        for unheard in self.unheard.iter_mut().filter(|unheard| unheard.again_ms <= now) {
+            unheard.again_ms = now.saturating_add(HEARD_MS);
+            changes.push(unheard.change);
+        }
         Outcome::Rollout {
             state: self.state,
             step: self.step,
             share: self.share(plan),
-            changes: std::mem::take(&mut self.changes),
+            changes,
             report: report.then(|| Box::new(self.report.clone())),
         }
     }
@@ -343,11 +376,13 @@ impl Course {
     }
 
     fn changed(&mut self, event: Event, plan: &Plan, now: u64) {
-        if self.changes.len() >= MOST_CHANGES {
-            self.changes.remove(0);
+        if self.unheard.len() >= MOST_CHANGES {
+            self.unheard.remove(0);
         }
-        let change = Change { event, step: self.step, share: self.share(plan), at_ms: now };
-        self.changes.push(change);
+        self.number = self.number.saturating_add(1);
+        let (number, share) = (self.number, self.share(plan));
+        let change = Change { number, event, step: self.step, share, at_ms: now };
+        self.unheard.push(Unheard { change, again_ms: now });
     }
 
     fn observe(&mut self, observe: &Observe, now: u64) {
@@ -439,8 +474,8 @@ impl Course {
             (Order::Hold, State::Running) => State::Held,
             (Order::Resume, State::Held) => State::Running,
             (Order::Resume, State::Promoted | State::RolledBack) => {
-                let changes = std::mem::take(&mut self.changes);
-                *self = Self { changes, ..Self::new(now) };
+                let unheard = std::mem::take(&mut self.unheard);
+                *self = Self { number: self.number, unheard, ..Self::new(now) };
                 State::Running
             }
             (Order::Promote, State::Running | State::Held | State::RolledBack) => State::Promoted,

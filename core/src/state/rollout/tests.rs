@@ -22,11 +22,23 @@ impl Cell {
     }
 
     fn consult(&mut self, now: u64) -> (State, u8, u16, Vec<Event>) {
-        stand(self.apply(&Op::Consult(Consult { plan: plan(), report: false }), now))
+        let outcome = self.apply(&Op::Consult(Consult { plan: plan(), report: false }), now);
+        self.hear(&outcome, now);
+        stand(outcome)
+    }
+
+    /// The audit trail has the changes.
+    fn hear(&mut self, outcome: &Outcome, now: u64) {
+        let Outcome::Rollout { changes, .. } = outcome else { return };
+        for change in changes {
+            assert_eq!(self.apply(&Op::Heard { number: change.number }, now), Outcome::Written);
+        }
     }
 
     fn steer(&mut self, order: Order, now: u64) -> (State, u8, u16, Vec<Event>) {
-        stand(self.apply(&Op::Steer(Steer { plan: plan(), order }), now))
+        let outcome = self.apply(&Op::Steer(Steer { plan: plan(), order }), now);
+        self.hear(&outcome, now);
+        stand(outcome)
     }
 
     fn turns(&mut self, count: u32, version: Version, ending: Ending, now: u64) {
@@ -92,6 +104,26 @@ fn a_candidate_that_fails_is_rolled_back_and_stays_so() {
         cell.both(1_000, Ending::Served, HOUR);
         assert_eq!(cell.consult(300 * HOUR), (State::RolledBack, 0, 0, vec![]));
     }
+}
+
+#[test]
+fn a_change_that_nobody_wrote_down_is_given_to_another() {
+    let mut cell = Cell::default();
+    let consult = Op::Consult(Consult { plan: plan(), report: false });
+    let mut ask = |now| match cell.apply(&consult, now) {
+        Outcome::Rollout { changes, .. } => changes.iter().map(|change| change.number).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((ask(0), ask(0), ask(HEARD_MS - 1)), (vec![1], vec![], vec![]));
+    assert_eq!(ask(HEARD_MS), [1], "the same one");
+    cell.steer(Order::Hold, HEARD_MS + 1);
+    assert_eq!(cell.consult(9 * HEARD_MS).3, [Event::Began], "only the second was heard");
+    assert_eq!(cell.consult(99 * HEARD_MS).3, []);
+    // Of a rollout that is forgotten, nothing is kept.
+    let mut unknown = Cell::default();
+    let reduced = reduce(&Op::Heard { number: 1 }, None, 0);
+    assert!(reduced.new.is_empty());
+    assert_eq!(unknown.consult(0).3, [Event::Began]);
 }
 
 #[test]
@@ -290,7 +322,7 @@ mod simulation {
         }
         day.state = course.state;
         day.step = course.step;
-        day.finding = course.changes.iter().find_map(|change| match change.event {
+        day.finding = course.unheard.iter().find_map(|unheard| match unheard.change.event {
             Event::RolledBack(finding) => Some(finding),
             _ => None,
         });
@@ -356,6 +388,7 @@ proptest! {
                 _ => cell.apply(&Op::Consult(Consult { plan: plan(), report: false }), now),
             };
             prop_assert!(cell.0.as_ref().is_some_and(|bytes| bytes.len() < 4_000));
+            cell.hear(&outcome, now);
             let Outcome::Rollout { state, step, share, changes, .. } = outcome else { continue };
             prop_assert_eq!(share, match state {
                 State::Running | State::Held => [500, 2_500, 5_000][usize::from(step)],
@@ -363,10 +396,10 @@ proptest! {
                 State::RolledBack => 0,
             });
             for change in changes {
-                let (before, at_ms) = last.unwrap_or((0, 0));
-                prop_assert!(change.at_ms >= at_ms);
+                let (before, at_ms, number) = last.unwrap_or((0, 0, 0));
+                prop_assert!(change.at_ms >= at_ms && change.number > number);
                 prop_assert!(change.event != Event::Stepped || change.step == before + 1);
-                last = Some((change.step, change.at_ms));
+                last = Some((change.step, change.at_ms, change.number));
             }
         }
     }
