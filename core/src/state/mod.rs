@@ -166,6 +166,10 @@ pub enum Outcome {
         /// Whether the key was not marked before.
         first: bool,
     },
+    /// Of [`Op::Read`].
+    Value(Option<ByteBuf>),
+    /// Of an operation that has nothing to say.
+    Written,
     /// Of [`Op::Consult`] and [`Op::Steer`].
     Rollout {
         /// How it stands.
@@ -201,10 +205,6 @@ pub enum Outcome {
     Calibrated(Calibration),
     /// Of [`Op::Lookup`].
     Cached(Found),
-    /// Of [`Op::Read`].
-    Value(Option<ByteBuf>),
-    /// Of an operation that has nothing to say.
-    Written,
 }
 
 impl Outcome {
