@@ -268,17 +268,18 @@ impl Exchange {
     pub(super) fn consulted(&mut self, policy: &Policy, asking: Asking, outcomes: &[Outcome], now: Moment) {
         self.timers.store = None;
         let (mut share, mut calibration) = (0, Calibration::default());
+        let rollout =
+            policy.catalog.intent(&asking.request.intent).and_then(|intent| intent.rollout.as_ref());
         for outcome in outcomes {
             match outcome {
                 Outcome::Rollout { share: now_at, changes, .. } => {
                     share = *now_at;
                     for change in changes {
-                        self.outputs.push_back(record::rollout(
-                            policy,
-                            &self.facts,
-                            &asking.request.intent,
-                            change,
-                        ));
+                        let intent = &asking.request.intent;
+                        self.outputs.push_back(record::rollout(policy, &self.facts, intent, change));
+                        if let Some(rollout) = rollout {
+                            self.tell(rollout.key(), Op::Heard { number: change.number });
+                        }
                     }
                 }
                 Outcome::Calibrated(learned) => calibration = *learned,
