@@ -1,0 +1,5 @@
+//! x
+#![allow(dead_code)]
+mod diagnostic;
+mod secrets;
+mod yaml;
