@@ -6,6 +6,7 @@
 
 pub mod auth;
 pub mod catalog;
+pub mod routing;
 pub mod session;
 mod settings;
 
@@ -231,6 +232,8 @@ pub struct Policy {
     pub session_secret: auth::KeyDigest,
     /// `/api/chat`.
     pub chat: ChatPolicy,
+    /// `/v1/mini/ask`: the operator's profiles and intents.
+    pub catalog: catalog::Catalog,
     /// Sizes and counts.
     pub limits: Limits,
     /// Times.
@@ -279,6 +282,7 @@ impl Default for Policy {
                 system_prompt: None,
                 max_tokens: None,
             },
+            catalog: catalog::Catalog::default(),
             // OpenClaw's own limits, as observed (2026.9.6).
             limits: Limits {
                 body: 20 * 1024 * 1024,

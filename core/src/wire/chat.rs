@@ -5,20 +5,21 @@
 //! client: not the system prompt, not tools, not a session, not a model outside the list.
 
 use core::ops::Range;
-use std::{borrow::Cow, fmt::Write as _};
+use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
     answer::Warning,
-    attachment::{self, Claim, Kind, Label},
+    attachment::{Claim, Label},
     elide::{Elided, PLACEHOLDER},
     failure::{Code, Failure},
     json,
+    media::{Attachment, Media, MediaReader},
 };
 use crate::{
-    policy::{Limits, Memory, Policy},
+    policy::{Memory, Policy},
     seam::{Piece, Rope},
 };
 
@@ -124,20 +125,6 @@ struct ImageUrl<'a> {
     url: &'a RawValue,
 }
 
-#[derive(Deserialize)]
-struct Attachment<'a> {
-    #[serde(borrow, rename = "type")]
-    kind: Cow<'a, str>,
-    #[serde(borrow, default)]
-    data: Option<&'a RawValue>,
-    #[serde(default)]
-    url: Option<String>,
-    #[serde(default)]
-    name: Option<String>,
-    #[serde(default, rename = "mimeType")]
-    mime_type: Option<String>,
-}
-
 /// A role that passes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
@@ -182,14 +169,6 @@ impl Line {
     }
 }
 
-/// A picture or file on its way.
-struct Media {
-    kind: Kind,
-    name: Option<String>,
-    /// The base64, inside the quotes.
-    data: Range<usize>,
-}
-
 /// Parses and checks a body, and writes the upstream's.
 ///
 /// `known` says that a token names the caller, whatever the body calls itself.
@@ -214,15 +193,15 @@ pub(crate) fn parse(policy: &Policy, body: &[u8], known: bool) -> Result<ChatReq
     }
 
     let mut reader = Reader {
-        limits,
         client_system: policy.chat.client_system,
         elided: &elided,
-        media: Vec::new(),
+        media: MediaReader::new(limits, &elided),
         warnings: Vec::new(),
     };
     let (mut earlier, newest) = reader.messages(&parsed.messages)?;
-    reader.attachments(parsed.attachments.as_deref().unwrap_or_default())?;
+    reader.media.attachments(parsed.attachments.as_deref().unwrap_or_default())?;
     let Reader { media, warnings, .. } = reader;
+    let media = media.found;
     if newest.is_empty() && media.is_empty() {
         return Err(Failure::new(Code::MessageEmpty, "messages: the last one says nothing"));
     }
@@ -264,7 +243,7 @@ pub(crate) fn keeps_memory(policy: &Policy) -> bool {
     policy.chat.memory == Memory::Gateway
 }
 
-fn invalid_json(error: &serde_json::Error) -> Failure {
+pub(crate) fn invalid_json(error: &serde_json::Error) -> Failure {
     let text = error.to_string();
     // `invalid type: string "…", expected …`: what the client wrote is not repeated.
     let text = match (text.split_once(": "), text.split_once(", expected ")) {
@@ -276,7 +255,7 @@ fn invalid_json(error: &serde_json::Error) -> Failure {
     Failure::new(Code::InvalidJson, format!("body: {text}"))
 }
 
-fn check_user(user: &str) -> Result<(), Failure> {
+pub(crate) fn check_user(user: &str) -> Result<(), Failure> {
     let length = user.chars().count();
     if (1..=128).contains(&length) && !user.chars().any(|c| c.is_control() || c == PLACEHOLDER) {
         return Ok(());
@@ -284,12 +263,11 @@ fn check_user(user: &str) -> Result<(), Failure> {
     Err(Failure::new(Code::UserInvalid, "user: 1 to 128 characters without control characters"))
 }
 
-/// Reads messages and attachments into lines and media.
+/// Reads messages into lines, and their pictures.
 struct Reader<'p, 'e, 'b> {
-    limits: &'p Limits,
     client_system: bool,
     elided: &'e Elided<'b>,
-    media: Vec<Media>,
+    media: MediaReader<'p, 'e, 'b>,
     warnings: Vec<Warning>,
 }
 
@@ -340,7 +318,7 @@ impl Reader<'_, '_, '_> {
         let raw = content.map_or("null", RawValue::get);
         let place = || format!("messages[{index}].content");
         match raw.as_bytes().first() {
-            Some(b'"') => Ok(vec![self.inside(raw)]),
+            Some(b'"') => Ok(vec![self.elided.inside(raw)]),
             Some(b'n') => Ok(Vec::new()),
             Some(b'[') => {
                 let parts: Vec<Part<'_>> = serde_json::from_str(raw).map_err(|_| {
@@ -372,7 +350,9 @@ impl Reader<'_, '_, '_> {
         let unsupported =
             |message: &str| Err(Failure::new(Code::UnsupportedContent, format!("{place}: {message}")));
         match (part.kind.as_ref(), part.text, &part.image_url) {
-            ("text", Some(text), _) if text.get().starts_with('"') => texts.push(self.inside(text.get())),
+            ("text", Some(text), _) if text.get().starts_with('"') => {
+                texts.push(self.elided.inside(text.get()))
+            }
             ("image_url", _, Some(_)) if !is_last => self.warn(Warning::EarlierMediaIgnored),
             ("image_url", _, Some(image)) => {
                 if !image.url.get().starts_with("\"data:") {
@@ -381,72 +361,11 @@ impl Reader<'_, '_, '_> {
                     );
                 }
                 let label = Label { place, claim: Claim::Image, mime: None, name: None };
-                self.media(label, image.url.get(), None)?;
+                self.media.read(label, image.url.get(), None)?;
             }
             _ => return unsupported("use text parts, and attachments for pictures and files"),
         }
         Ok(())
-    }
-
-    fn attachments(&mut self, attachments: &[Attachment<'_>]) -> Result<(), Failure> {
-        let asked = self.media.len() + attachments.len();
-        if asked > self.limits.attachments {
-            let message = format!("attachments: {asked} of them, the limit is {}", self.limits.attachments);
-            return Err(Failure::new(Code::TooManyAttachments, message));
-        }
-        attachments.iter().enumerate().try_for_each(|(index, attachment)| self.attachment(index, attachment))
-    }
-
-    fn attachment(&mut self, index: usize, attachment: &Attachment<'_>) -> Result<(), Failure> {
-        let place = format!("attachments[{index}]");
-        let claim = match attachment.kind.as_ref() {
-            "image" => Claim::Image,
-            "file" => Claim::File,
-            _ => {
-                let message = format!("{place}.type: use image or file");
-                return Err(Failure::new(Code::AttachmentTypeUnsupported, message));
-            }
-        };
-        let data = attachment.data.map(RawValue::get).filter(|raw| *raw != "null" && *raw != "\"\"");
-        let Some(data) = data else { return Err(no_data(&place, attachment)) };
-        if !data.starts_with('"') {
-            return Err(Failure::new(
-                Code::AttachmentBase64Invalid,
-                format!("{place}.data: must be a string"),
-            ));
-        }
-        let name = attachment.name.as_deref().map(file_name);
-        let label =
-            Label { place: &place, claim, mime: attachment.mime_type.as_deref(), name: name.as_deref() };
-        self.media(label, data, name.clone())
-    }
-
-    /// Checks the base64 in a raw string, after a data URI's prefix if it has one.
-    fn media(&mut self, label: Label<'_>, raw: &str, name: Option<String>) -> Result<(), Failure> {
-        let mut range = self.inside(raw);
-        let mut label = label;
-        let uri = raw.strip_prefix("\"data:");
-        if let Some(uri) = uri {
-            let Some((head, _)) = uri.split_once(";base64,").filter(|(head, _)| head.len() <= 200) else {
-                let message = format!("{}: a data: URI must be `data:<type>;base64,<data>`", label.place);
-                return Err(Failure::new(Code::AttachmentBase64Invalid, message));
-            };
-            range.start += "data:".len() + head.len() + ";base64,".len();
-            label.mime = label.mime.or(Some(head).filter(|head| !head.contains('\\')));
-        }
-        if self.media.len() >= self.limits.attachments {
-            let message = format!("{}: the limit is {} attachments", label.place, self.limits.attachments);
-            return Err(Failure::new(Code::TooManyAttachments, message));
-        }
-        let kind = attachment::identify(label, self.elided.bytes(range.clone()), self.limits)?;
-        self.media.push(Media { kind, name, data: range });
-        Ok(())
-    }
-
-    /// The range inside the quotes of a raw JSON string.
-    fn inside(&self, raw: &str) -> Range<usize> {
-        let whole = self.elided.range_of(raw);
-        whole.start + 1..whole.end.saturating_sub(1)
     }
 
     fn warn(&mut self, warning: Warning) {
@@ -454,37 +373,6 @@ impl Reader<'_, '_, '_> {
             self.warnings.push(warning);
         }
     }
-}
-
-/// Why there is nothing to send: the commonest mistake is the path that `wx.chooseMedia` gives.
-fn no_data(place: &str, attachment: &Attachment<'_>) -> Failure {
-    const LOCAL: &[&str] =
-        &["wxfile:", "file:", "http://tmp", "http://usr", "https://tmp", "https://usr", "blob:", "/"];
-    match attachment.url.as_deref() {
-        Some(url) if url.starts_with("http") && !LOCAL.iter().any(|local| url.starts_with(local)) => {
-            Failure::new(
-                Code::AttachmentUrlUnsupported,
-                format!("{place}: links are not opened; read the file and send it as base64 in `data`"),
-            )
-        }
-        Some(_) => Failure::new(
-            Code::AttachmentLocalPath,
-            format!(
-                "{place}: `url` is a path on the phone, which a server cannot open; read it with \
-                 wx.getFileSystemManager().readFile({{encoding: 'base64'}}) and send it in `data`"
-            ),
-        ),
-        None => Failure::new(
-            Code::AttachmentDataMissing,
-            format!("{place}: `data` is missing: send the bytes as base64"),
-        ),
-    }
-}
-
-/// A name that may be shown to the model: no path, no control characters, not too long.
-fn file_name(name: &str) -> String {
-    let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
-    last.chars().filter(|c| !c.is_control() && *c != PLACEHOLDER).take(120).collect()
 }
 
 /// Writes the upstream's request.
@@ -559,20 +447,7 @@ impl Upstream<'_> {
         for media in self.media {
             rope.push_str(separator);
             separator = ",";
-            let mut head = String::new();
-            let (part, kind) = match media.kind {
-                Kind::Image(kind) => ("input_image", kind),
-                Kind::File(kind) => ("input_file", kind),
-            };
-            // Writing to a String cannot fail.
-            let _ = write!(head, r#"{{"type":"{part}","source":{{"type":"base64","media_type":"{kind}""#);
-            if let (Kind::File(_), Some(name)) = (media.kind, &media.name) {
-                let _ = write!(head, ",\"filename\":{}", json::string(name));
-            }
-            head.push_str(",\"data\":\"");
-            rope.push_str(&head);
-            rope.push_range(media.data.clone());
-            rope.push_str("\"}}");
+            media.push_part(&mut rope);
         }
         rope.push_str("]}]}");
         (rope, system_at as usize)

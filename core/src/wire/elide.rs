@@ -96,6 +96,12 @@ impl<'b> Elided<'b> {
         self.in_body(start)..self.in_body(start + slice.len())
     }
 
+    /// The range of the body inside the quotes of a raw JSON string.
+    pub(crate) fn inside(&self, raw: &str) -> Range<usize> {
+        let whole = self.range_of(raw);
+        whole.start + 1..whole.end.saturating_sub(1)
+    }
+
     /// The bytes of the body in that range.
     pub(crate) fn bytes(&self, range: Range<usize>) -> &'b [u8] {
         self.body.get(range).unwrap_or_default()

@@ -12,6 +12,7 @@ pub(crate) mod elide;
 pub mod failure;
 pub(crate) mod json;
 pub(crate) mod links;
+pub(crate) mod media;
 pub(crate) mod pdf;
 pub(crate) mod responses;
 pub(crate) mod sse;
