@@ -32,6 +32,8 @@ pub struct Catalog {
     pub roles: Vec<RoleRules>,
     /// Answers that the operator wrote.
     pub faq: Vec<Curated>,
+    /// The alias where nothing else names a model.
+    pub default_model: Option<String>,
 }
 
 /// How an intent is answered: one prompt, one model, its limits. Versions are names of their own.

@@ -12,8 +12,9 @@ mod settings;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use settings::is_role;
-pub use settings::{CREDENTIALS, NAMES, SECRETS, Secrets, SettingError, Settings, wechat_url};
+pub use settings::{
+    CREDENTIALS, NAMES, SECRETS, Secrets, SettingError, Settings, is_agent_id, is_role, parse_rate, wechat_url,
+};
 
 use crate::{
     seam::Level,
