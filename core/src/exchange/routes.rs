@@ -9,7 +9,10 @@ use crate::{
         session::{self, TokenFault},
     },
     seam::{Moment, RequestHead},
-    wire::failure::{Code, Failure, Language},
+    wire::{
+        failure::{Code, Failure, Language},
+        is_trace_id,
+    },
 };
 
 /// Headers that a browser may send across origins.
@@ -158,10 +161,7 @@ fn ticket(now: Moment) -> u64 {
 
 /// The client's trace id, when it is one: `X-Trace-Id` first, then W3C `traceparent`.
 fn trace_id(head: &RequestHead) -> Option<String> {
-    let own = head.header("x-trace-id").filter(|id| {
-        (1..=64).contains(&id.len())
-            && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-    });
+    let own = head.header("x-trace-id").filter(|id| is_trace_id(id));
     let w3c = || {
         let id = head.header("traceparent")?.split('-').nth(1)?;
         let valid = id.len() == 32

@@ -70,6 +70,14 @@ pub(crate) enum Warning {
     SystemMessageIgnored,
     /// A picture in an earlier message.
     EarlierMediaIgnored,
+    /// The text was too long: its middle was left out.
+    InputCut,
+    /// Earlier messages of the history were left out.
+    HistoryCut,
+    /// The configuration has no schema of that name: the answer was not checked.
+    SchemaNotConfigured,
+    /// The profile failed; another one answered.
+    Fallback,
     /// The caller's standing: the agent was told to explain and do nothing.
     ExplainOnly,
 }
@@ -80,6 +88,10 @@ impl Warning {
         match self {
             Self::SystemMessageIgnored => "system_message_ignored",
             Self::EarlierMediaIgnored => "earlier_media_ignored",
+            Self::InputCut => "input_cut",
+            Self::HistoryCut => "history_cut",
+            Self::SchemaNotConfigured => "schema_not_configured",
+            Self::Fallback => "fallback",
             Self::ExplainOnly => "explain_only",
         }
     }
@@ -92,6 +104,12 @@ impl Warning {
             Self::EarlierMediaIgnored => {
                 "only the newest message's pictures are seen; earlier ones were left out"
             }
+            Self::InputCut => "the text was too long; its middle was left out",
+            Self::HistoryCut => "the history was too long; its beginning was left out",
+            Self::SchemaNotConfigured => {
+                "no schema of that name is configured; the answer is JSON, unchecked"
+            }
+            Self::Fallback => "the usual model failed; a simpler one answered",
             Self::ExplainOnly => "too many unusual requests: for a while answers explain and nothing is done",
         }
     }

@@ -76,6 +76,22 @@ codes! {
     ModelNotAllowed = "model_not_allowed", 400, Client, false;
     /// `user` is no name.
     UserInvalid = "user_invalid", 400, Client, false;
+    /// Not an intent of the configuration.
+    IntentUnknown = "intent_unknown", 400, Client, false;
+    /// `input` is not what the intent takes.
+    InputInvalid = "input_invalid", 400, Client, false;
+    /// More text than the intent takes.
+    InputTooLong = "input_too_long", 413, Client, false;
+    /// Not a schema of the configuration.
+    SchemaUnknown = "schema_unknown", 400, Client, false;
+    /// The intent is for other roles.
+    ProfileForbidden = "profile_forbidden", 403, Policy, false;
+    /// The environment does not allow the intent's profile.
+    ProfileNotAllowed = "profile_not_allowed", 503, Configuration, false;
+    /// The day's requests or tokens are used up.
+    BudgetExhausted = "budget_exhausted", 429, Policy, true;
+    /// The answer is not what its schema wants, after a second try.
+    AnswerInvalid = "answer_invalid", 502, Upstream, true;
     /// More attachments than allowed.
     TooManyAttachments = "too_many_attachments", 400, Client, false;
     /// An attachment without bytes.
@@ -238,6 +254,15 @@ impl Code {
             ),
             Self::TooManyAttachments => {
                 ("附件太多了，请减少后再试。", "Too many attachments. Please remove some.")
+            }
+            Self::InputTooLong => {
+                ("内容太长了，请缩短后再试。", "The text is too long. Please shorten it and try again.")
+            }
+            Self::ProfileForbidden => {
+                ("当前账号暂无此功能的使用权限。", "Your account does not have access to this feature.")
+            }
+            Self::BudgetExhausted => {
+                ("今天的使用次数已用完，请明天再试。", "Today's quota is used up. Please come back tomorrow.")
             }
             Self::MessageEmpty | Self::MessagesEmpty => ("请输入内容。", "Please enter a message."),
             Self::UpstreamRefusedRequest => (

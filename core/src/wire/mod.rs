@@ -13,8 +13,16 @@ pub mod failure;
 pub(crate) mod json;
 pub(crate) mod links;
 pub(crate) mod media;
+pub mod mini;
 pub(crate) mod pdf;
+pub(crate) mod prompt;
 pub(crate) mod responses;
 pub(crate) mod sse;
 pub(crate) mod upstream;
 pub(crate) mod wechat;
+
+/// Whether a text may be a trace id: it is written into logs and headers as it is.
+pub(crate) fn is_trace_id(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
