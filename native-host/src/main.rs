@@ -4,6 +4,7 @@
 //! a line here that would need one belongs into the core.
 
 mod clock;
+mod configuration;
 mod demo;
 mod driver;
 mod journal;
@@ -16,6 +17,7 @@ mod upstream;
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use minigate_core::policy::Environment;
 
 /// A gateway between WeChat Mini Programs and OpenClaw.
 #[derive(Debug, Parser)]
@@ -32,10 +34,37 @@ enum Command {
         /// The wasm module; by default `minigate.wasm` beside this program.
         #[arg(long)]
         module: Option<PathBuf>,
+        /// A configuration file; several are read as one. Without it, those of `MINIGATE_CONFIG`,
+        /// separated by commas.
+        #[arg(long, value_name = "FILE")]
+        config: Vec<PathBuf>,
         /// Use the built-in demo upstream in place of an OpenClaw Gateway. Dev only.
         #[arg(long)]
         demo: bool,
     },
+    /// Check configuration files, and say every mistake with its place.
+    Check {
+        /// The files; several are read as one.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Also say what would be the matter in this environment.
+        #[arg(long, value_name = "dev|staging|prod", value_parser = environment)]
+        environment: Option<Environment>,
+        /// Warnings fail too.
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Compile configuration files for the edge.
+    Compile {
+        /// The files; several are read as one.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Where to write.
+        #[arg(short, long, value_name = "OUT")]
+        output: PathBuf,
+    },
+    /// Print the JSON Schema of configuration files, for editors.
+    Schema,
     /// Run only the demo upstream, on a free port of the loopback interface.
     Demo {
         /// The port; 0 takes a free one.
@@ -44,10 +73,21 @@ enum Command {
     },
 }
 
+/// An environment by its name.
+fn environment(name: &str) -> Result<Environment, String> {
+    let all = [Environment::Dev, Environment::Staging, Environment::Prod];
+    all.into_iter().find(|known| known.name() == name).ok_or_else(|| "one of dev, staging, prod".to_owned())
+}
+
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Serve { module, demo } => server::serve(module, demo),
+        Command::Serve { module, config, demo } => server::serve(module, config, demo),
         Command::Demo { port } => demo::run(port),
+        Command::Check { files, environment, strict } => {
+            return configuration::check(&files, environment, strict);
+        }
+        Command::Compile { files, output } => return configuration::compile(&files, &output),
+        Command::Schema => return configuration::schema(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -6,6 +6,7 @@
 
 pub mod auth;
 pub mod catalog;
+mod configured;
 pub mod routing;
 pub mod session;
 mod settings;
