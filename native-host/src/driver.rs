@@ -284,7 +284,7 @@ impl Driver {
             }
             Output::Fetch(fetch) => {
                 let body = RopeBody::new(&fetch.body, &self.body);
-                if fetch.body.refers_to_the_body() {
+                if fetch.body.refers_to_the_body() && !fetch.keeps_body {
                     // The upstream's request holds what it needs of it.
                     self.body = Vec::new();
                 }

@@ -1,9 +1,11 @@
-//! The stages of `POST /api/chat` up to the upstream's answer.
+//! The stages of a request to the agent up to the upstream's answer, and those of
+//! `POST /api/chat` before that.
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     Exchange, Phase,
+    ask::Plan,
     gates::{Caller, Gate},
     inspection::{self, Inspection, Progress},
     routes::{self, Route},
@@ -12,7 +14,7 @@ use crate::{
     policy::{ContentMode, Policy, auth},
     seam::{BodyFailure, Credential, Delivery, Fetch, FetchFailure, Input, Moment, OPENCLAW, Output},
     wire::{
-        answer::{Answer, Envelope},
+        answer::{Answer, Envelope, Warning},
         chat::{self, Api, ChatRequest},
         completions,
         failure::{Code, Failure},
@@ -22,25 +24,64 @@ use crate::{
 
 /// The most bytes in one line of an upstream's stream: the last event of a Responses
 /// stream holds the whole answer.
-const LONGEST_LINE: u64 = 8 * 1024 * 1024;
+pub(super) const LONGEST_LINE: u64 = 8 * 1024 * 1024;
+
+/// In whose words the client is answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Voice {
+    /// `/api/chat`.
+    Chat {
+        envelope: Envelope,
+        /// Whether the stream is to end with a usage chunk.
+        include_usage: bool,
+    },
+    /// `/v1/mini/ask`.
+    Mini(Box<Plan>),
+}
 
 /// A request to the agent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Turn {
-    pub(super) envelope: Envelope,
-    pub(super) include_usage: bool,
+    pub(super) voice: Voice,
     pub(super) api: Api,
     pub(super) fetch_id: u32,
     /// The headers that say how much of the rate is left.
     pub(super) rate_headers: Vec<(String, String)>,
 }
 
+impl Turn {
+    /// Adds to what the client is told.
+    pub(super) fn warn(&mut self, warning: Warning) {
+        let warnings = match &mut self.voice {
+            Voice::Chat { envelope, .. } => &mut envelope.warnings,
+            Voice::Mini(plan) => &mut plan.reply.warnings,
+        };
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+}
+
+/// What a turn counts as where it is let through.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Weight {
+    /// The server that it goes to: a part of the cell's key.
+    pub(super) upstream: String,
+    /// The model that it counts for.
+    pub(super) model: String,
+    /// Turns of that model at once.
+    pub(super) model_slots: u16,
+    /// What it costs in tokens of the rate.
+    pub(super) cost: u32,
+}
+
 /// A turn that waits to be let through.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Waiting {
     pub(super) turn: Turn,
-    stream: bool,
+    pub(super) stream: bool,
     pub(super) fetch: Fetch,
+    pub(super) weight: Weight,
     /// Whether OpenClaw keeps the conversation, and so runs one turn of it at a time.
     pub(super) session: bool,
     /// Where the body takes another system message.
@@ -95,6 +136,7 @@ impl Exchange {
             Route::Renew => return self.renew(policy, now),
             Route::Token => return self.issue_for_backend(policy, body, now),
             Route::Revoke => return self.revoke(policy, body, now),
+            Route::Ask => return self.ask_mini(policy, body, now),
             _ => {}
         }
         let known = matches!(self.facts.caller, Caller::Session { .. });
@@ -123,6 +165,17 @@ impl Exchange {
         let mut headers = vec![("content-type".into(), "application/json".into())];
         let session = self.session_key(policy, request.user.as_deref());
         let has_session = session.is_some();
+        // The two names of the default agent are one model.
+        let model = match request.model.as_str() {
+            "openclaw/default" => "openclaw",
+            name => name,
+        };
+        let weight = Weight {
+            upstream: OPENCLAW.into(),
+            model: model.to_owned(),
+            model_slots: policy.model_slots(model),
+            cost: policy.cost(&request.model),
+        };
         if let Some(key) = session {
             headers.push(("x-openclaw-session-key".into(), key));
         }
@@ -133,14 +186,16 @@ impl Exchange {
         };
         Waiting {
             turn: Turn {
-                envelope: Envelope {
-                    id: self.facts.request_id.clone(),
-                    created: now.unix_ms / 1000,
-                    model: request.model,
-                    trace_id: self.facts.trace_id.clone(),
-                    warnings: request.warnings,
+                voice: Voice::Chat {
+                    envelope: Envelope {
+                        id: self.facts.request_id.clone(),
+                        created: now.unix_ms / 1000,
+                        model: request.model,
+                        trace_id: self.facts.trace_id.clone(),
+                        warnings: request.warnings,
+                    },
+                    include_usage: request.include_usage,
                 },
-                include_usage: request.include_usage,
                 api: request.api,
                 fetch_id,
                 rate_headers: Vec::new(),
@@ -155,7 +210,9 @@ impl Exchange {
                 credential: Some(Credential::Bearer("OPENCLAW_GATEWAY_TOKEN".into())),
                 body: request.body,
                 delivery,
+                keeps_body: false,
             },
+            weight,
             session: has_session,
             system_at: request.system_at,
             gates: Vec::new(),
@@ -183,7 +240,14 @@ impl Exchange {
         self.restrict(&mut waiting);
         let Waiting { turn, stream, fetch, .. } = waiting;
         self.outputs.push_back(Output::Fetch(fetch));
-        let turn = Box::new(turn);
+        let mut turn = Box::new(turn);
+        if let Voice::Mini(plan) = &turn.voice {
+            self.timers.attempt = plan.attempt_ms.map(|ms| now.unix_ms + ms);
+            if plan.stream && !stream {
+                // Its answer comes whole; until then the client is told that there will be one.
+                self.open_stream(policy, &mut turn, now);
+            }
+        }
         self.phase = if stream {
             self.timers.first_byte = Some(now.unix_ms + policy.deadlines.first_byte);
             Phase::StreamHead(turn)
@@ -200,7 +264,8 @@ impl Exchange {
                 self.story.first_ms = Some(now.unix_ms);
                 if status != 200 {
                     let retry_after = crate::seam::find_header(&headers, "retry-after");
-                    return self.fail(policy, &upstream::failed(status, body, retry_after), now);
+                    let failure = upstream::failed(status, body, retry_after);
+                    return self.turn_failed(policy, turn, &failure, now);
                 }
                 let answer = match turn.api {
                     Api::Completions => completions::whole(body),
@@ -208,23 +273,27 @@ impl Exchange {
                 };
                 match answer {
                     Ok(answer) => {
-                        self.story.usage = Some(answer.usage);
-                        self.check_answer(policy, turn, answer, now);
+                        self.story.spent(answer.usage);
+                        self.timers.attempt = None;
+                        match turn.voice {
+                            Voice::Chat { .. } => self.check_answer(policy, turn, answer, now),
+                            Voice::Mini(_) => self.accept_answer(policy, turn, answer, now),
+                        }
                     }
-                    Err(failure) => self.fail(policy, &failure, now),
+                    Err(failure) => self.turn_failed(policy, turn, &failure, now),
                 }
             }
             Input::FetchFailed { id, failure } if id == turn.fetch_id => {
-                self.fail(policy, &fetch_failed(failure), now);
+                self.turn_failed(policy, turn, &fetch_failed(failure), now);
             }
             _ => self.phase = Phase::Answer(turn),
         }
     }
 
     /// The answer goes to the client, after a check where one is wanted.
-    fn check_answer(&mut self, policy: &Policy, turn: Box<Turn>, answer: Answer, now: Moment) {
+    pub(super) fn check_answer(&mut self, policy: &Policy, turn: Box<Turn>, answer: Answer, now: Moment) {
         match self.inspect(policy, &answer.text, now) {
-            Ok(None) => self.give_answer(policy, &turn, &answer, now),
+            Ok(None) => self.give_answer(policy, turn, &answer, now),
             Ok(Some(inspection)) => {
                 // OpenClaw is done; its slot need not wait for WeChat.
                 self.release_lease(policy);
@@ -234,9 +303,14 @@ impl Exchange {
         }
     }
 
-    fn give_answer(&mut self, policy: &Policy, turn: &Turn, answer: &Answer, now: Moment) {
-        let body = turn.envelope.whole(answer, &links::find(&answer.text));
-        self.respond(policy, 200, turn.rate_headers.clone(), body, now);
+    fn give_answer(&mut self, policy: &Policy, turn: Box<Turn>, answer: &Answer, now: Moment) {
+        match &turn.voice {
+            Voice::Chat { envelope, .. } => {
+                let body = envelope.whole(answer, &links::find(&answer.text));
+                self.respond(policy, 200, turn.rate_headers, body, now);
+            }
+            Voice::Mini(_) => self.give_mini(policy, turn, answer, now),
+        }
     }
 
     pub(super) fn in_answer_check(
@@ -262,7 +336,7 @@ impl Exchange {
         now: Moment,
     ) {
         match progress {
-            Progress::Passed => self.give_answer(policy, &turn, &answer, now),
+            Progress::Passed => self.give_answer(policy, turn, &answer, now),
             Progress::Refused => self.fail(policy, &inspection::refused(), now),
             Progress::Unchecked => self.fail(policy, &inspection::unchecked(), now),
             Progress::Waiting | Progress::NotMine => {

@@ -73,20 +73,26 @@ pub(super) enum Gate {
     Address,
     /// The shared key's.
     Key,
+    /// The slot of an attempt that is over.
+    Release,
     /// The upstream's slots.
     Upstream,
 }
 
 /// A lease that is held or asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Lease {
+    /// The upstream's cell.
+    key: String,
     ticket: u64,
     flow: u64,
     model: u64,
 }
 
-/// The upstream's cell.
-const UPSTREAM_KEY: &str = "upstream:openclaw";
+/// The cell of an upstream's slots.
+fn upstream_key(name: &str) -> String {
+    format!("upstream:{name}")
+}
 
 impl Facts {
     /// The address's cell. All addresses of an IPv6 subscriber are one.
@@ -113,7 +119,7 @@ impl Exchange {
     pub(super) fn door(&self, policy: &Policy) -> Option<Enter> {
         let by_key = !matches!(self.facts.caller, Caller::Session { .. });
         let rate = match self.facts.route {
-            Route::Chat => policy.rates.address,
+            Route::Chat | Route::Ask => policy.rates.address,
             Route::Token | Route::Revoke => None,
             _ => return None,
         };
@@ -187,7 +193,7 @@ impl Exchange {
             let subject = self.story.subject.as_deref().unwrap_or_default();
             let enter = Enter {
                 rate: role.rate,
-                cost: policy.cost(&waiting.turn.envelope.model),
+                cost: waiting.weight.cost,
                 thresholds: abuse,
                 // An address stands for many people: what they repeat together is no repetition.
                 fingerprint: if waiting.named { fingerprint(body) } else { 0 },
@@ -220,9 +226,11 @@ impl Exchange {
     fn want_lease(&mut self, policy: &Policy, waiting: &mut Waiting, ops: &mut Vec<(String, Op)>) {
         if policy.admission.slots > 0 {
             let admit = self.admit(policy, waiting);
-            self.lease = Some(Lease { ticket: admit.ticket, flow: admit.flow, model: admit.model });
+            let key = upstream_key(&waiting.weight.upstream);
+            let Admit { ticket, flow, model, .. } = admit;
+            self.lease = Some(Lease { key: key.clone(), ticket, flow, model });
             waiting.gates.push(Gate::Upstream);
-            ops.push((UPSTREAM_KEY.into(), Op::Admit(admit)));
+            ops.push((key, Op::Admit(admit)));
         }
     }
 
@@ -274,6 +282,26 @@ impl Exchange {
         }
     }
 
+    /// Asks for the slot of another attempt, after the last one's is given back.
+    pub(super) fn ask_slot(
+        &mut self,
+        policy: &Policy,
+        mut waiting: Waiting,
+        release: Option<(String, Op)>,
+        now: Moment,
+    ) {
+        let mut ops = Vec::with_capacity(2);
+        if let Some(release) = release {
+            waiting.gates.push(Gate::Release);
+            ops.push(release);
+        }
+        self.want_lease(policy, &mut waiting, &mut ops);
+        if ops.is_empty() {
+            return self.ask(policy, waiting, now);
+        }
+        self.store(Box::new(waiting), ops, now);
+    }
+
     fn store(&mut self, mut waiting: Box<Waiting>, ops: Vec<(String, Op)>, now: Moment) {
         waiting.store_id = self.take_id();
         self.timers.store = Some(now.unix_ms + STORE_PATIENCE);
@@ -282,11 +310,6 @@ impl Exchange {
     }
 
     fn admit(&self, policy: &Policy, waiting: &Waiting) -> Admit {
-        // The two names of the default agent are one model.
-        let name = match waiting.turn.envelope.model.as_str() {
-            "openclaw/default" => "openclaw",
-            name => name,
-        };
         let subject = self.story.subject.as_deref().unwrap_or_default();
         let role = match &self.facts.caller {
             Caller::Session { role, .. } => role,
@@ -297,11 +320,11 @@ impl Exchange {
             flow: auth::number(subject),
             weight: policy.role(role).weight,
             session: waiting.session.then(|| auth::number(subject)),
-            model: auth::number(name),
+            model: auth::number(&waiting.weight.model),
             give_up_ms: self.timers.turn.unwrap_or(u64::MAX),
             lease_ms: LEASE,
             slots: policy.admission.slots,
-            model_slots: policy.model_slots(name),
+            model_slots: waiting.weight.model_slots,
             places: policy.admission.places,
         }
     }
@@ -338,6 +361,7 @@ impl Exchange {
                     }
                 }
                 Outcome::Admitted if *gate == Gate::Upstream => {}
+                _ if *gate == Gate::Release => {}
                 Outcome::Queued { .. } if *gate == Gate::Upstream => {
                     self.outputs.push_back(Output::Watch { id: waiting.store_id });
                     self.timers.queue = Some(now.unix_ms + QUEUE_REFRESH);
@@ -347,7 +371,8 @@ impl Exchange {
                 }
                 Outcome::Refused { reason, retry_after_ms, waiting: others } if *gate == Gate::Upstream => {
                     self.lease = None;
-                    return self.fail(policy, &refused(*reason, *retry_after_ms, *others), now);
+                    let failure = refused(*reason, *retry_after_ms, *others);
+                    return self.not_admitted(policy, *waiting, &failure, now);
                 }
                 _ => return self.store_failed(policy, *waiting, now),
             }
@@ -382,7 +407,10 @@ impl Exchange {
         self.rate_headers(gate, policy.role(role).rate, waiting, *remaining, *full_after_ms);
         match standing {
             Standing::Blocked { for_ms } => return Err((blocked(*for_ms), vec![])),
-            Standing::Restricted => waiting.explain_only = true,
+            Standing::Restricted => {
+                waiting.explain_only = true;
+                self.facts.restricted = true;
+            }
             Standing::Slowed | Standing::Good => {}
         }
         if *granted {
@@ -391,7 +419,7 @@ impl Exchange {
         let what = match gate {
             Gate::User => "requests",
             Gate::Address => "requests from this address",
-            Gate::Key | Gate::Upstream => "requests with this key",
+            Gate::Key | Gate::Release | Gate::Upstream => "requests with this key",
         };
         Err((too_many(what, *retry_after_ms), std::mem::take(&mut waiting.turn.rate_headers)))
     }
@@ -425,7 +453,8 @@ impl Exchange {
     pub(super) fn ask_again(&mut self, policy: &Policy, mut waiting: Box<Waiting>, now: Moment) {
         self.timers.queue = None;
         waiting.gates = vec![Gate::Upstream];
-        let ops = vec![(UPSTREAM_KEY.into(), Op::Admit(self.admit(policy, &waiting)))];
+        let key = upstream_key(&waiting.weight.upstream);
+        let ops = vec![(key, Op::Admit(self.admit(policy, &waiting)))];
         self.store(waiting, ops, now);
     }
 
@@ -446,7 +475,7 @@ impl Exchange {
         if waiting.explain_only {
             let (api, at) = (waiting.turn.api, waiting.system_at);
             chat::instruct(&mut waiting.fetch.body, api, at, EXPLAIN_ONLY);
-            waiting.turn.envelope.warnings.push(Warning::ExplainOnly);
+            waiting.turn.warn(Warning::ExplainOnly);
             self.story.warnings.push(Warning::ExplainOnly);
         }
         if self.lease.is_some() {
@@ -457,32 +486,39 @@ impl Exchange {
     /// Keeps the lease.
     pub(super) fn renew_lease(&mut self, now: Moment) {
         self.timers.lease = None;
-        if let Some(lease) = self.lease {
-            self.tell(UPSTREAM_KEY.into(), Op::Renew { ticket: lease.ticket, lease_ms: LEASE });
+        if let Some(Lease { key, ticket, .. }) = self.lease.clone() {
+            self.tell(key, Op::Renew { ticket, lease_ms: LEASE });
             self.timers.lease = Some(now.unix_ms + LEASE_RENEWAL);
         }
     }
 
     /// Gives the lease, or the place in the queue, back.
     pub(super) fn release_lease(&mut self, policy: &Policy) {
-        let Some(lease) = self.lease.take() else { return };
+        if let Some((key, release)) = self.release(policy, self.story.code) {
+            self.tell(key, release);
+        }
+    }
+
+    /// The operation that gives the lease back; what went wrong says how the upstream is.
+    pub(super) fn release(&mut self, policy: &Policy, code: Option<Code>) -> Option<(String, Op)> {
+        let lease = self.lease.take()?;
         let release = Release {
             ticket: lease.ticket,
             model: lease.model,
-            verdict: self.verdict(),
+            verdict: self.verdict(code),
             flow: lease.flow,
             slots: policy.admission.slots,
         };
-        self.tell(UPSTREAM_KEY.into(), Op::Release(release));
+        Some((lease.key, Op::Release(release)))
     }
 
     /// What this turn says about OpenClaw's health.
-    fn verdict(&self) -> Verdict {
+    fn verdict(&self, code: Option<Code>) -> Verdict {
         if self.story.client_gone || self.story.asked_ms.is_none() {
             return Verdict::Unknown;
         }
         let ms = self.story.retry_after_s.map(|seconds| seconds * 1000);
-        match self.story.code {
+        match code {
             // OpenClaw puts a provider's key that was refused aside for everybody.
             Some(Code::ModelUnavailable) => match ms {
                 Some(ms) => Verdict::FailedFor { ms },

@@ -236,6 +236,7 @@ impl Exchange {
             credential: None,
             body,
             delivery: Delivery::Whole { limit: LONGEST_ANSWER },
+            keeps_body: false,
         }));
         Progress::Waiting
     }

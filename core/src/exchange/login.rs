@@ -250,6 +250,7 @@ impl Exchange {
             credential: Some(Credential::Query { parameter: "secret".into(), name: "WECHAT_SECRET".into() }),
             body: Rope::default(),
             delivery: Delivery::Whole { limit: LONGEST_ANSWER },
+            keeps_body: false,
         }));
         self.story.asked_ms = Some(now.unix_ms);
         self.timers.turn = Some(now.unix_ms + WECHAT_PATIENCE);

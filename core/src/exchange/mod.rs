@@ -4,13 +4,16 @@
 //! read and write is in `wire`. An exchange holds no body, no secret and no handle, so it
 //! can be stored between any two inputs and go on in another instance.
 
+mod ask;
 mod chat;
 mod faults;
 mod gates;
 mod inspection;
 mod login;
 mod operations;
+mod pieces;
 mod record;
+mod reply;
 mod routes;
 mod stream;
 
@@ -35,7 +38,7 @@ use routes::{Origin, Route};
 use stream::{Refusal, Streaming};
 
 /// The version of the encoded state, its first byte.
-const STATE_VERSION: u8 = 3;
+const STATE_VERSION: u8 = 4;
 
 /// Where an exchange stands. Each variant names what it waits for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -65,6 +68,8 @@ enum Phase {
     Streaming(Box<Turn>, Box<Streaming>),
     /// The gates of a login.
     LoginGates(Box<login::Asked>),
+    /// The time to try again.
+    Backoff(Box<Waiting>),
     /// WeChat's answer to a login.
     LoginAnswer(u32, String),
     /// The two probes of `/readyz`.
@@ -88,6 +93,10 @@ struct Facts {
     caller: Caller,
     /// The address's standing allows explanations only.
     restricted: bool,
+    /// The trace id came with the head.
+    traced: bool,
+    /// The profile that the client would like.
+    wanted_profile: Option<String>,
     /// Stands for this request in the upstream's queue.
     ticket: u64,
 }
@@ -104,6 +113,9 @@ struct Timers {
     queue: Option<u64>,
     lease: Option<u64>,
     check: Option<u64>,
+    attempt: Option<u64>,
+    frame: Option<u64>,
+    backoff: Option<u64>,
 }
 
 impl Timers {
@@ -119,6 +131,9 @@ impl Timers {
             (self.queue, DeadlineReason::Queue),
             (self.lease, DeadlineReason::Lease),
             (self.check, DeadlineReason::Check),
+            (self.attempt, DeadlineReason::Attempt),
+            (self.frame, DeadlineReason::Frame),
+            (self.backoff, DeadlineReason::Backoff),
         ]
         .into_iter()
         .filter_map(|(at, reason)| at.map(|at| (at, reason)))
@@ -221,6 +236,7 @@ impl Exchange {
         let failure = Failure::new(Code::Internal, "a defect of the gateway; other requests are not touched");
         if streaming {
             exchange.story.status = 200;
+            exchange.story.opened = true;
             exchange.fail_stream(policy, &failure, String::new(), now);
         } else {
             exchange.fail(policy, &failure, now);
@@ -264,7 +280,7 @@ impl Exchange {
             return self.fail(policy, &flaw, now);
         }
         match self.facts.route {
-            Route::Chat | Route::Login | Route::Renew | Route::Token | Route::Revoke => {
+            Route::Chat | Route::Ask | Route::Login | Route::Renew | Route::Token | Route::Revoke => {
                 self.phase = Phase::Body;
                 self.timers.body = Some(now.unix_ms + policy.deadlines.body);
                 self.outputs.push_back(Output::ReadBody { limit: self.facts.route.body_limit(policy) });
@@ -294,6 +310,7 @@ impl Exchange {
             Phase::StreamHead(turn) => self.in_stream_head(policy, turn, input, now),
             Phase::StreamRefusal(turn, refusal) => self.in_stream_refusal(policy, turn, refusal, input, now),
             Phase::Streaming(turn, streaming) => self.in_stream(policy, turn, streaming, input, now),
+            phase @ Phase::Backoff(_) => self.phase = phase,
             Phase::LoginGates(asked) => self.in_login_gates(policy, asked, input, now),
             Phase::LoginAnswer(id, code) => self.in_login_answer(policy, (id, code), &input, now),
             Phase::Probes(probes) => self.in_probes(policy, probes, input, now),
@@ -364,7 +381,12 @@ impl Exchange {
                     phase => self.phase = phase,
                 }
             }
-            DeadlineReason::Turn | DeadlineReason::FirstByte | DeadlineReason::Idle => {
+            DeadlineReason::Frame => self.frame_due(policy, now),
+            DeadlineReason::Backoff => self.try_again(policy, now),
+            DeadlineReason::Turn
+            | DeadlineReason::FirstByte
+            | DeadlineReason::Idle
+            | DeadlineReason::Attempt => {
                 self.cancel();
                 match std::mem::replace(&mut self.phase, Phase::Done) {
                     phase @ Phase::Queue(_) => {
@@ -373,8 +395,9 @@ impl Exchange {
                         self.fail(policy, &failure.after(10), now);
                     }
                     Phase::Probes(probes) => self.probes_done(policy, probes, now),
-                    Phase::Streaming(turn, streaming) => {
-                        self.stream_timed_out(policy, &turn, &streaming, now)
+                    Phase::Streaming(turn, streaming) => self.stream_timed_out(policy, turn, streaming, now),
+                    Phase::Answer(turn) | Phase::StreamHead(turn) | Phase::StreamRefusal(turn, _) => {
+                        self.turn_failed(policy, turn, &chat::timed_out(), now);
                     }
                     Phase::LoginAnswer(_, code) => self.forget_code(policy, code, &login::timed_out(), now),
                     phase => {
@@ -407,7 +430,7 @@ impl Exchange {
             Phase::Gates(waiting) | Phase::Queue(waiting) => Some(waiting.store_id),
             Phase::Unauthorized(id, _) | Phase::Door(id, _) | Phase::LoginAnswer(id, _) => Some(*id),
             Phase::LoginGates(asked) => Some(asked.store_id),
-            Phase::Body | Phase::Done => None,
+            Phase::Body | Phase::Backoff(_) | Phase::Done => None,
         };
         if let Some(id) = id {
             self.outputs.push_back(Output::Cancel { id });
@@ -434,6 +457,11 @@ impl Exchange {
     }
 
     fn fail_with(&mut self, policy: &Policy, failure: &Failure, extra: Vec<(String, String)>, now: Moment) {
+        if self.story.opened {
+            // The status was sent long ago.
+            self.strike(policy, failure.code);
+            return self.fail_stream(policy, failure, String::new(), now);
+        }
         let mut headers = extra;
         // RFC 9110, 11.6.1: a 401 names the scheme.
         if failure.code.status() == 401 && !headers.iter().any(|(name, _)| name == "www-authenticate") {

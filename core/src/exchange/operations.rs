@@ -53,6 +53,7 @@ impl Exchange {
             credential: None,
             body: Rope::default(),
             delivery: Delivery::Whole { limit: 64 * 1024 },
+            keeps_body: false,
         }));
         self.outputs.push_back(Output::Store { id: store_id, ops: vec![("probe".into(), Op::Probe)] });
         self.timers.turn = Some(now.unix_ms + policy.deadlines.probe);

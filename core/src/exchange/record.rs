@@ -6,7 +6,10 @@ use std::time::{Duration, SystemTime};
 
 use super::Facts;
 use crate::{
-    policy::Policy,
+    policy::{
+        Policy,
+        routing::{Ignored, Reason},
+    },
     seam::{Level, Moment, Output},
     wire::{
         answer::{Usage, Warning},
@@ -27,6 +30,17 @@ pub(super) struct Story {
     pub subject: Option<String>,
     /// The model's name for the client.
     pub model: Option<String>,
+    /// The intent, who answered it and why, and what was asked for in vain.
+    pub intent: Option<String>,
+    pub profile: Option<String>,
+    pub reason: Option<Reason>,
+    pub ignored: Option<Ignored>,
+    /// Requests to a model: more than one after a failure, a draft or a repair.
+    pub attempts: u32,
+    /// What went wrong with a profile that another one stood in for.
+    pub fell_back: Option<Code>,
+    /// The head of an event stream has been sent.
+    pub opened: bool,
     /// Whether it was streamed.
     pub stream: bool,
     /// The number of attachments.
@@ -56,6 +70,14 @@ pub(super) struct Story {
 }
 
 impl Story {
+    /// Adds what a request to a model cost.
+    pub(super) fn spent(&mut self, usage: Usage) {
+        let sum = self.usage.get_or_insert_default();
+        sum.input += usage.input;
+        sum.output += usage.output;
+        sum.total += usage.total;
+    }
+
     /// The line, unless the settings do not want it.
     pub(super) fn line(&self, policy: &Policy, facts: &Facts, now: Moment) -> Option<Output> {
         let level = match self.code {
@@ -103,6 +125,23 @@ impl Story {
             if let Some(first) = self.first_ms {
                 put("upstreamMs", first.saturating_sub(asked).into());
             }
+        }
+        if let Some(intent) = &self.intent {
+            put("intent", intent.as_str().into());
+            put("config", policy.catalog.version.as_str().into());
+        }
+        if let (Some(profile), Some(reason)) = (&self.profile, self.reason) {
+            put("profile", profile.as_str().into());
+            put("profileBy", reason.name().into());
+        }
+        if let Some(ignored) = self.ignored {
+            put("profileIgnored", ignored.name().into());
+        }
+        if self.attempts > 1 {
+            put("attempts", self.attempts.into());
+        }
+        if let Some(code) = self.fell_back {
+            put("fellBack", code.name().into());
         }
         if let Some(status) = self.upstream_status {
             put("upstreamStatus", status.into());

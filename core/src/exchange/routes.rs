@@ -16,7 +16,8 @@ use crate::{
 };
 
 /// Headers that a browser may send across origins.
-const ALLOWED_HEADERS: &str = "authorization, content-type, traceparent, x-api-key, x-trace-id";
+const ALLOWED_HEADERS: &str =
+    "authorization, content-type, traceparent, x-api-key, x-openclaw-profile, x-trace-id";
 /// Headers that a browser may read across origins.
 const EXPOSED_HEADERS: &str =
     "retry-after, ratelimit-limit, ratelimit-remaining, ratelimit-reset, x-request-id, x-trace-id";
@@ -28,6 +29,8 @@ const SMALL_BODY: u64 = 16 * 1024;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Route {
     Chat,
+    /// An intent.
+    Ask,
     /// A code of `wx.login` for a token.
     Login,
     /// A token for a newer one.
@@ -46,6 +49,7 @@ impl Route {
     fn of(path: &str) -> Self {
         match path {
             "/api/chat" => Self::Chat,
+            "/v1/mini/ask" | "/v1/mini/ai" => Self::Ask,
             "/v1/mini/login" => Self::Login,
             "/v1/mini/token/renew" => Self::Renew,
             "/v1/mini/token" => Self::Token,
@@ -61,6 +65,7 @@ impl Route {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Chat => "/api/chat",
+            Self::Ask => "/v1/mini/ask",
             Self::Login => "/v1/mini/login",
             Self::Renew => "/v1/mini/token/renew",
             Self::Token => "/v1/mini/token",
@@ -85,14 +90,14 @@ impl Route {
     /// The most bytes of a body.
     pub(super) fn body_limit(self, policy: &Policy) -> u64 {
         match self {
-            Self::Chat => policy.limits.body,
+            Self::Chat | Self::Ask => policy.limits.body,
             _ => SMALL_BODY,
         }
     }
 
     fn methods(self) -> &'static str {
         match self {
-            Self::Chat | Self::Login | Self::Renew | Self::Token | Self::Revoke => "POST",
+            Self::Chat | Self::Ask | Self::Login | Self::Renew | Self::Token | Self::Revoke => "POST",
             Self::Health | Self::Ready | Self::Version => "GET, HEAD",
             Self::Unknown => "",
         }
@@ -136,8 +141,11 @@ impl Origin {
 /// Everything that the head says.
 pub(super) fn facts(policy: &Policy, head: &RequestHead, now: Moment) -> Facts {
     let id = auth::hex(&now.entropy);
+    let own = trace_id(head);
     Facts {
-        trace_id: trace_id(head).unwrap_or_else(|| id.clone()),
+        traced: own.is_some(),
+        wanted_profile: head.header("x-openclaw-profile").filter(|name| name.len() <= 64).map(str::to_owned),
+        trace_id: own.unwrap_or_else(|| id.clone()),
         request_id: format!("req_{id}"),
         language: Language::accepted(head.header("accept-language")),
         route: Route::of(&head.path),
@@ -228,7 +236,7 @@ pub(super) fn admit(
     if route == Route::Unknown {
         return Err(plain(Failure::new(
             Code::NotFound,
-            "no such route; chat is POST /api/chat, login is POST /v1/mini/login",
+            "no such route; intents are POST /v1/mini/ask, chat is POST /api/chat, login is POST /v1/mini/login",
         )));
     }
     if !route.allows(&head.method) {
@@ -262,7 +270,7 @@ fn caller(policy: &Policy, route: Route, presented: Option<&str>, now: Moment) -
             .ok_or(Rejected { failure: Failure::new(Code::Unauthorized, message), guessed: true })
     };
     match route {
-        Route::Chat => chat_caller(policy, presented, now),
+        Route::Chat | Route::Ask => chat_caller(policy, presented, now),
         Route::Renew => session_caller(policy, presented.unwrap_or_default(), true, now),
         Route::Token => only(&policy.login.server_keys, "SERVER_KEY"),
         Route::Revoke => only(&policy.admin_keys, "ADMIN_KEY"),

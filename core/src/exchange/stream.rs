@@ -4,12 +4,17 @@
 //! status is 200 for good: a failure after that is an event, and the stream always ends
 //! with `[DONE]`. A stream that breaks off is a failure, never an end.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::{
-    Exchange, Phase, chat,
+    Exchange, Phase,
+    chat::{self, Turn, Voice},
     inspection::{self, Inspection, Progress},
+    pieces::Pieces,
+    routes::Route,
 };
 use crate::{
     policy::{ContentMode, Policy},
@@ -20,13 +25,12 @@ use crate::{
         completions,
         failure::Failure,
         links::Collector,
+        reply::{self, Ending, Part},
         responses,
         sse::Events,
         upstream,
     },
 };
-
-use super::chat::Turn;
 
 /// The most bytes of a refusal that are read.
 const LONGEST_REFUSAL: usize = 64 * 1024;
@@ -55,8 +59,12 @@ pub(super) struct Streaming {
     ended: bool,
     /// What is held back until it has been checked, where texts are checked.
     held: Option<Box<Held>>,
+    /// The text of an intent's answer on its way into events.
+    mini: Option<Box<Pieces>>,
     /// The connection has ended.
     closed: bool,
+    /// Text has come.
+    begun: bool,
 }
 
 /// Events that nobody has seen yet.
@@ -103,15 +111,14 @@ impl Exchange {
                     let retry_after = retry_after.map(str::to_owned);
                     self.phase = Phase::StreamRefusal(turn, Refusal { retry_after, body: ByteBuf::new() });
                 } else if is_stream {
-                    self.open_stream(policy, turn, now);
+                    self.begin_streaming(policy, turn, now);
                 } else {
-                    self.phase = Phase::StreamHead(turn);
-                    self.cancel();
-                    self.fail(policy, &upstream::protocol(), now);
+                    self.outputs.push_back(Output::Cancel { id });
+                    self.turn_failed(policy, turn, &upstream::protocol(), now);
                 }
             }
             Input::FetchFailed { id, failure } if id == turn.fetch_id => {
-                self.fail(policy, &chat::fetch_failed(failure), now)
+                self.turn_failed(policy, turn, &chat::fetch_failed(failure), now)
             }
             _ => self.phase = Phase::StreamHead(turn),
         }
@@ -135,26 +142,45 @@ impl Exchange {
             Input::FetchEnd { id } | Input::FetchFailed { id, .. } if id == turn.fetch_id => {
                 let status = self.story.upstream_status.unwrap_or(502);
                 let Refusal { retry_after, body } = refusal;
-                self.fail(policy, &upstream::failed(status, &body, retry_after.as_deref()), now);
+                let failure = upstream::failed(status, &body, retry_after.as_deref());
+                self.turn_failed(policy, turn, &failure, now);
             }
             _ => self.phase = Phase::StreamRefusal(turn, refusal),
         }
     }
 
-    fn open_stream(&mut self, policy: &Policy, turn: Box<Turn>, now: Moment) {
+    /// Sends the head of an event stream and its first event, once.
+    pub(super) fn open_stream(&mut self, policy: &Policy, turn: &mut Turn, now: Moment) {
+        if self.story.opened {
+            return;
+        }
         let mut headers = self.common_headers();
         headers.push(("content-type".into(), "text/event-stream; charset=utf-8".into()));
         // A proxy in front (nginx) must not hold events back.
         headers.push(("x-accel-buffering".into(), "no".into()));
         headers.extend(turn.rate_headers.iter().cloned());
         self.story.status = 200;
+        self.story.opened = true;
         self.outputs.push_back(Output::Head { status: 200, headers });
         let mut first = String::with_capacity(256);
-        turn.envelope.first(&mut first);
+        match &mut turn.voice {
+            Voice::Chat { envelope, .. } => envelope.first(&mut first),
+            Voice::Mini(plan) => plan.reply.meta(&mut first),
+        }
         self.send(policy, first, now);
+    }
+
+    fn begin_streaming(&mut self, policy: &Policy, mut turn: Box<Turn>, now: Moment) {
+        self.open_stream(policy, &mut turn, now);
         self.timers.idle = Some(now.unix_ms + policy.deadlines.idle);
-        let held = (policy.content.mode != ContentMode::Off).then(Box::default);
-        self.phase = Phase::Streaming(turn, Box::new(Streaming { held, ..Streaming::default() }));
+        let mut streaming = Streaming::default();
+        if policy.content.mode != ContentMode::Off {
+            streaming.held = Some(Box::default());
+        }
+        if let Voice::Mini(plan) = &turn.voice {
+            streaming.mini = Some(Box::new(plan.pieces(policy)));
+        }
+        self.phase = Phase::Streaming(turn, Box::new(streaming));
     }
 
     /// Holds events back where texts are checked, and hands in what is enough for a check;
@@ -246,6 +272,9 @@ impl Exchange {
             return;
         }
         self.close(&turn, &streaming);
+        if let Some(pieces) = streaming.mini {
+            return self.mini_streamed(policy, turn, *pieces, streaming.usage, now);
+        }
         self.outputs.push_back(Output::End);
         self.finish(policy, now);
     }
@@ -271,7 +300,7 @@ impl Exchange {
     pub(super) fn in_stream(
         &mut self,
         policy: &Policy,
-        turn: Box<Turn>,
+        mut turn: Box<Turn>,
         mut streaming: Box<Streaming>,
         input: Input<'_>,
         now: Moment,
@@ -290,14 +319,19 @@ impl Exchange {
                 }
                 self.timers.idle = Some(now.unix_ms + policy.deadlines.idle);
                 let mut out = String::with_capacity(lines.len() + 256);
-                let failure = streaming.read(&turn, lines, &mut out);
-                if self.story.first_ms.is_none() && !out.is_empty() {
+                let failure = streaming.read(policy, &mut turn, lines, &mut out, now);
+                if self.story.first_ms.is_none() && streaming.has_text() {
                     self.story.first_ms = Some(now.unix_ms);
                 }
-                self.story.usage = Some(streaming.usage).filter(|usage| usage.total > 0);
+                if streaming.mini.is_none() {
+                    self.story.usage = Some(streaming.usage).filter(|usage| usage.total > 0);
+                }
                 if let Some(failure) = failure {
                     self.outputs.push_back(Output::Cancel { id });
                     self.drop_check(&streaming);
+                    if streaming.mini.is_some() {
+                        return self.mini_stream_failed(policy, turn, *streaming, &failure, now);
+                    }
                     // What has not been checked is not shown.
                     let out = if streaming.held.is_some() { String::new() } else { out };
                     self.fail_stream(policy, &failure, out, now);
@@ -306,6 +340,7 @@ impl Exchange {
                 if self.pass_on(policy, &turn, &mut streaming, out, now).is_none() {
                     return;
                 }
+                self.timers.frame = streaming.mini.as_ref().and_then(|pieces| pieces.due_ms());
                 if streaming.ended && streaming.held.is_some() {
                     // OpenClaw is done; its slot need not wait for WeChat.
                     self.timers.idle = None;
@@ -322,8 +357,11 @@ impl Exchange {
             Input::FetchEnd { id } if id == turn.fetch_id => {
                 let mut out = String::new();
                 streaming.closed = true;
-                if let Some(failure) = streaming.end(&turn, &mut out) {
+                if let Some(failure) = streaming.end(policy, &mut turn, &mut out) {
                     self.drop_check(&streaming);
+                    if streaming.mini.is_some() {
+                        return self.mini_stream_failed(policy, turn, *streaming, &failure, now);
+                    }
                     return self.fail_stream(policy, &failure, out, now);
                 }
                 if self.pass_on(policy, &turn, &mut streaming, out, now).is_none() {
@@ -345,6 +383,9 @@ impl Exchange {
                     FetchFailure::ConnectTimeout => chat::timed_out(),
                     _ => upstream::protocol(),
                 };
+                if streaming.mini.is_some() {
+                    return self.mini_stream_failed(policy, turn, *streaming, &failure, now);
+                }
                 self.fail_stream(policy, &failure, String::new(), now);
             }
             _ => self.phase = Phase::Streaming(turn, streaming),
@@ -356,40 +397,49 @@ impl Exchange {
     pub(super) fn stream_timed_out(
         &mut self,
         policy: &Policy,
-        turn: &Turn,
-        streaming: &Streaming,
+        mut turn: Box<Turn>,
+        mut streaming: Box<Streaming>,
         now: Moment,
     ) {
         let held = streaming.held.is_some();
         if streaming.ended && !held {
-            self.outputs.push_back(Output::End);
-            return self.finish(policy, now);
+            streaming.closed = true;
+            return self.end_if_shown(policy, turn, streaming, now);
         }
-        let mut out = String::new();
         if streaming.finish.is_some() && !held {
-            streaming.write_end(turn, &mut out);
+            let mut out = String::new();
+            streaming.ended = true;
+            streaming.closed = true;
+            streaming.write_end(policy, &mut turn, &mut out);
             self.send(policy, out, now);
-            self.outputs.push_back(Output::End);
-            return self.finish(policy, now);
+            return self.end_if_shown(policy, turn, streaming, now);
         }
-        self.fail_stream(policy, &chat::timed_out(), out, now);
+        if streaming.mini.is_some() {
+            return self.mini_stream_failed(policy, turn, *streaming, &chat::timed_out(), now);
+        }
+        self.fail_stream(policy, &chat::timed_out(), String::new(), now);
     }
 
     /// Ends a stream with an error event.
     pub(super) fn fail_stream(&mut self, policy: &Policy, failure: &Failure, mut out: String, now: Moment) {
         self.story.code = Some(failure.code);
         self.story.retry_after_s = failure.retry_after_s;
-        out.push_str("data: ");
-        out.push_str(&failure.body(&self.facts.trace_id, self.facts.language));
-        out.push_str("\n\n");
-        out.push_str(DONE);
+        let body = failure.body(&self.facts.trace_id, self.facts.language);
+        if self.facts.route == Route::Ask {
+            reply::error(&mut out, &body);
+        } else {
+            out.push_str("data: ");
+            out.push_str(&body);
+            out.push_str("\n\n");
+            out.push_str(DONE);
+        }
         self.send(policy, out, now);
         self.outputs.push_back(Output::End);
         self.finish(policy, now);
     }
 
     /// Sends bytes to a streaming client and moves its heartbeat.
-    fn send(&mut self, policy: &Policy, out: String, now: Moment) {
+    pub(super) fn send(&mut self, policy: &Policy, out: String, now: Moment) {
         if out.is_empty() {
             return;
         }
@@ -417,9 +467,30 @@ impl Streaming {
         !self.closed
     }
 
+    /// Whether anything of the answer's text has come.
+    pub(super) fn has_text(&self) -> bool {
+        self.begun
+    }
+
+    /// Whether anything of the answer's text has gone to the client, or may have.
+    pub(super) fn has_shown(&self) -> bool {
+        match &self.held {
+            Some(held) => held.passed > 0,
+            None => self.mini.as_ref().is_some_and(|pieces| pieces.has_written()),
+        }
+    }
+
     /// Reads lines and writes the client's events; gives the failure that ends it.
-    fn read(&mut self, turn: &Turn, lines: &[u8], out: &mut String) -> Option<Failure> {
-        let Self { events, links, finish, usage, ended, held, .. } = self;
+    fn read(
+        &mut self,
+        policy: &Policy,
+        turn: &mut Turn,
+        lines: &[u8],
+        out: &mut String,
+        now: Moment,
+    ) -> Option<Failure> {
+        let api = turn.api;
+        let Self { events, links, finish, usage, held, mini, begun, .. } = self;
         let (mut failure, mut done) = (None, false);
         let mut handle = |event: StreamEvent<'_>| {
             if failure.is_some() || done {
@@ -427,12 +498,24 @@ impl Streaming {
             }
             match event {
                 StreamEvent::Delta(raw) => {
-                    turn.envelope.delta(out, raw);
-                    if let Ok(text) = serde_json::from_str::<std::borrow::Cow<'_, str>>(raw) {
-                        links.push(&text);
-                        if let Some(held) = held.as_mut() {
-                            held.text.push_str(&text);
+                    *begun = true;
+                    let text = serde_json::from_str::<Cow<'_, str>>(raw);
+                    match (&turn.voice, mini.as_mut()) {
+                        (Voice::Chat { envelope, .. }, _) => {
+                            envelope.delta(out, raw);
+                            if let (Ok(text), Some(held)) = (&text, held.as_mut()) {
+                                held.text.push_str(text);
+                            }
                         }
+                        (Voice::Mini(_), Some(pieces)) => {
+                            if let Ok(text) = &text {
+                                pieces.push(policy, text);
+                            }
+                        }
+                        (Voice::Mini(_), None) => {}
+                    }
+                    if let Ok(text) = text {
+                        links.push(&text);
                     }
                 }
                 StreamEvent::Finished(reason) => *finish = Some(reason),
@@ -442,25 +525,43 @@ impl Streaming {
                 StreamEvent::Nothing => {}
             }
         };
-        events.push(lines, |data| match turn.api {
+        events.push(lines, |data| match api {
             Api::Completions => completions::event(data, &mut handle),
             Api::Responses => responses::event(data, &mut handle),
         });
         if failure.is_some() {
             return failure;
         }
+        self.write_frame(turn, out, now);
+        if self.mini.as_ref().is_some_and(|pieces| pieces.is_spent()) && self.finish.is_none() {
+            // The day's tokens are used up: the answer ends here, in order.
+            self.finish = Some(Finish::Budget);
+            done = true;
+        }
         if done {
-            if finish.is_none() {
+            if self.finish.is_none() {
                 return Some(upstream::protocol());
             }
-            *ended = true;
-            self.write_end(turn, out);
+            self.ended = true;
+            self.write_end(policy, turn, out);
         }
         None
     }
 
+    /// Writes the pieces that are due as an event.
+    pub(super) fn write_frame(&mut self, turn: &mut Turn, out: &mut String, now: Moment) {
+        let (Some(pieces), Voice::Mini(plan)) = (&mut self.mini, &mut turn.voice) else { return };
+        // What is held back for a check is not held back for a frame too.
+        if let Some(text) = pieces.frame(now, self.held.is_some()) {
+            plan.reply.delta(out, plan.part, &text);
+            if let Some(held) = &mut self.held {
+                held.text.push_str(&text);
+            }
+        }
+    }
+
     /// The connection has ended in order.
-    fn end(&mut self, turn: &Turn, out: &mut String) -> Option<Failure> {
+    fn end(&mut self, policy: &Policy, turn: &mut Turn, out: &mut String) -> Option<Failure> {
         if self.ended {
             return None;
         }
@@ -468,17 +569,35 @@ impl Streaming {
             return Some(upstream::protocol());
         }
         self.ended = true;
-        self.write_end(turn, out);
+        self.write_end(policy, turn, out);
         None
     }
 
     /// The last events of an answer that is complete.
-    fn write_end(&self, turn: &Turn, out: &mut String) {
+    fn write_end(&mut self, policy: &Policy, turn: &mut Turn, out: &mut String) {
         let finish = self.finish.unwrap_or(Finish::Stop);
-        turn.envelope.finish(out, finish, self.usage, self.links.links());
-        if turn.include_usage {
-            turn.envelope.usage(out, self.usage);
+        match &mut turn.voice {
+            Voice::Chat { envelope, include_usage } => {
+                envelope.finish(out, finish, self.usage, self.links.links());
+                if *include_usage {
+                    envelope.usage(out, self.usage);
+                }
+                out.push_str(DONE);
+            }
+            Voice::Mini(plan) => {
+                let Some(pieces) = &mut self.mini else { return };
+                if let Some(text) = pieces.rest(policy) {
+                    plan.reply.delta(out, plan.part, &text);
+                    if let Some(held) = &mut self.held {
+                        held.text.push_str(&text);
+                    }
+                }
+                if plan.part != Part::Draft {
+                    let links = self.links.links();
+                    let ending = Ending { finish, usage: self.usage, links, data: None };
+                    plan.reply.done(out, ending);
+                }
+            }
         }
-        out.push_str(DONE);
     }
 }

@@ -2,6 +2,7 @@
 //! Each test is a script. Between any two steps the state is encoded and decoded.
 
 mod answers;
+mod ask;
 mod content;
 mod deadlines;
 mod endings;

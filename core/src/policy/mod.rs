@@ -7,9 +7,14 @@
 pub mod auth;
 pub mod catalog;
 mod configured;
+pub mod question;
+pub mod rollout;
 pub mod routing;
+pub mod schema;
+pub mod redact;
 pub mod session;
 mod settings;
+pub mod tokens;
 
 use serde::{Deserialize, Serialize};
 

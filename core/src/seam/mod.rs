@@ -28,6 +28,7 @@ pub const REQUEST_HEADERS: &[&str] = &[
     "x-api-key",
     "x-forwarded-for",
     "x-minigate-fault",
+    "x-openclaw-profile",
     "x-trace-id",
 ];
 
@@ -192,8 +193,8 @@ pub enum FetchFailure {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Output {
     /// Read the request's body, then give [`Input::Body`] or [`Input::BodyFailed`].
-    /// Keep the body until a rope has [referred](Rope::refers_to_the_body) to it, or the exchange
-    /// is done.
+    /// Keep the body until a rope has [referred](Rope::refers_to_the_body) to it whose fetch does
+    /// not [keep](Fetch::keeps_body) it, or the exchange is done.
     ReadBody {
         /// The most bytes that may be read.
         limit: u64,
@@ -287,6 +288,12 @@ pub enum DeadlineReason {
     Lease,
     /// A content check does not answer.
     Check,
+    /// One profile has had its time; another may answer.
+    Attempt,
+    /// Text that waits for more goes to the client now.
+    Frame,
+    /// The upstream is asked again.
+    Backoff,
 }
 
 /// A request to an upstream.
@@ -308,6 +315,9 @@ pub struct Fetch {
     pub body: Rope,
     /// How the answer is to be given.
     pub delivery: Delivery,
+    /// Whether another fetch may refer to the request's body: after a failure the same picture
+    /// goes to another model.
+    pub keeps_body: bool,
 }
 
 /// A secret by its setting's name, and where the host puts it when it sends.
@@ -396,8 +406,7 @@ impl Rope {
             .sum()
     }
 
-    /// Whether ranges of the request's body are in it. One fetch of an exchange has them: after
-    /// it a host need not keep the body.
+    /// Whether ranges of the request's body are in it.
     pub fn refers_to_the_body(&self) -> bool {
         self.0.iter().any(|piece| matches!(piece, Piece::Body { .. }))
     }

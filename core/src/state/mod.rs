@@ -6,13 +6,23 @@
 //! that it cannot read count as absent.
 
 pub mod admission;
+pub mod budget;
+pub mod cache;
 pub mod caller;
+mod comparison;
+pub mod histogram;
+pub mod rollout;
+pub mod usage;
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use admission::{Admit, Refusal, Release};
+use budget::{Cap, Reserve, Settle};
+use cache::{Fill, Found, Lookup};
 use caller::{Enter, Standing, Strike};
+use rollout::{Change, Consult, Observe, Report, Steer};
+use usage::{Calibration, Learn};
 
 /// An operation on one key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +67,29 @@ pub enum Op {
     },
     /// Writes a mark, to see whether the store can.
     Probe,
+    /// A turn of an intent with two versions is over. To be told.
+    Observe(Observe),
+    /// Asks how far a new version has come, and what has changed since somebody asked.
+    Consult(Consult),
+    /// A person holds, promotes or rolls back.
+    Steer(Steer),
+    /// Takes a turn's tokens out of a day's.
+    Reserve(Reserve),
+    /// Says what the turn did cost. To be told.
+    Settle(Settle),
+    /// What an upstream counted for a request. To be told.
+    Learn(Learn),
+    /// Asks what was learned.
+    Calibrate,
+    /// Asks for an answer that may be kept.
+    Lookup(Lookup),
+    /// Keeps an answer.
+    Fill(Fill),
+    /// There will be no answer, or it is not waited for any more.
+    Abandon {
+        /// The ticket.
+        ticket: u64,
+    },
 }
 
 impl Op {
@@ -67,15 +100,21 @@ impl Op {
             Self::Enter(_) | Self::Strike(_) | Self::Admit(_) | Self::Renew { .. } | Self::Release(_) => true,
             Self::Forget => true,
             Self::Read => true,
+            // A step or a rollback that is forgotten is found again by the next turns.
+            Self::Observe(_) | Self::Consult(_) => true,
+            Self::Reserve(_) | Self::Settle(_) | Self::Learn(_) | Self::Calibrate => true,
+            Self::Lookup(_) | Self::Fill(_) | Self::Abandon { .. } => true,
             Self::Revoke { .. } | Self::Once { .. } | Self::Write { .. } | Self::Probe => false,
+            Self::Steer(_) => false,
         }
     }
 
     /// The ticket that a later operation on the same key may wake: a host begins to listen for
-    /// it before it applies this one.
+    /// it before it applies this one. Of several such operations in a list, for the first.
     pub fn ticket(&self) -> Option<u64> {
         match self {
             Self::Admit(admit) => Some(admit.ticket),
+            Self::Lookup(lookup) => Some(lookup.ticket),
             _ => None,
         }
     }
@@ -122,6 +161,40 @@ pub enum Outcome {
         /// Whether the key was not marked before.
         first: bool,
     },
+    /// Of [`Op::Consult`] and [`Op::Steer`].
+    Rollout {
+        /// How it stands.
+        state: rollout::State,
+        /// The step, from 0.
+        step: u8,
+        /// Who has the new version: buckets below this one.
+        share: u16,
+        /// What has changed since somebody asked: for the audit trail, once.
+        changes: Vec<Change>,
+        /// The counts, where they were asked for.
+        report: Option<Box<Report>>,
+    },
+    /// Of [`Op::Reserve`]: go on.
+    Reserved {
+        /// What the turn may cost: at most what was wanted. The answer's limit is this without
+        /// the estimated input.
+        tokens: u32,
+        /// Turns that are left of the day after this one; `None` is no cap.
+        requests_left: Option<u32>,
+        /// Tokens that are left of the day after this turn; `None` is no cap.
+        tokens_left: Option<u64>,
+    },
+    /// Of [`Op::Reserve`]: no, and nothing is reserved.
+    Exhausted {
+        /// Which cap.
+        cap: Cap,
+        /// Milliseconds until the next day.
+        retry_after_ms: u64,
+    },
+    /// Of [`Op::Calibrate`].
+    Calibrated(Calibration),
+    /// Of [`Op::Lookup`].
+    Cached(Found),
     /// Of [`Op::Read`].
     Value(Option<ByteBuf>),
     /// Of an operation that has nothing to say.
@@ -137,8 +210,15 @@ impl Outcome {
                 !granted || *revoked || matches!(standing, Standing::Blocked { .. })
             }
             Self::Once { first } => !first,
+            Self::Exhausted { .. } => true,
+            Self::Cached(found) => matches!(found, Found::Hit { .. } | Found::Wait),
             _ => false,
         }
+    }
+
+    /// Whether the operation's ticket will be woken.
+    pub fn waits(&self) -> bool {
+        matches!(self, Self::Queued { .. } | Self::Cached(Found::Wait))
     }
 }
 
@@ -190,6 +270,16 @@ pub fn reduce(op: &Op, old: Option<&[u8]>, unix_ms: u64) -> Reduced {
             let value = Value { bytes: value.clone(), until_ms: unix_ms.saturating_add(*ttl_ms) };
             Reduced::new(encode(&value), *ttl_ms, Outcome::Written)
         }
+        Op::Observe(observe) => rollout::observe(observe, old, unix_ms),
+        Op::Consult(consult) => rollout::consult(consult, old, unix_ms),
+        Op::Steer(steer) => rollout::steer(steer, old, unix_ms),
+        Op::Reserve(reserve) => budget::reserve(reserve, old, unix_ms),
+        Op::Settle(settle) => budget::settle(settle, old, unix_ms),
+        Op::Learn(learn) => usage::learn(learn, old),
+        Op::Calibrate => usage::calibrate(old),
+        Op::Lookup(lookup) => cache::lookup(lookup, old, unix_ms),
+        Op::Fill(fill) => cache::fill(fill, old, unix_ms),
+        Op::Abandon { ticket } => cache::abandon(*ticket, old, unix_ms),
         Op::Probe => Reduced::new(unix_ms.to_le_bytes().to_vec(), 60_000, Outcome::Written),
     }
 }

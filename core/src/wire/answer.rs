@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{json, links::Link};
 
 /// WeChat's rules want every generated text marked for the person who reads it.
-const LABEL: &str = "AI生成";
+pub(crate) const LABEL: &str = "AI生成";
 
 /// Why an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,13 +19,16 @@ pub(crate) enum Finish {
     Stop,
     /// The token limit was reached.
     Length,
+    /// The day's tokens are used up.
+    Budget,
 }
 
 impl Finish {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::Budget => "budget",
         }
     }
 }
@@ -94,6 +97,18 @@ impl Warning {
             Self::Fallback => "fallback",
             Self::ExplainOnly => "explain_only",
         }
+    }
+
+    /// Appends `,"warnings":[…]` to an open JSON object when there are any.
+    pub(crate) fn push_list(warnings: &[Self], out: &mut String) {
+        if warnings.is_empty() {
+            return;
+        }
+        for (index, warning) in warnings.iter().enumerate() {
+            out.push_str(if index == 0 { ",\"warnings\":[" } else { "," });
+            let _ = write!(out, "{{\"code\":\"{}\",\"message\":\"{}\"}}", warning.name(), warning.message());
+        }
+        out.push(']');
     }
 
     fn message(self) -> &'static str {
@@ -208,13 +223,6 @@ impl Envelope {
             serde_json::to_string(links).unwrap_or_else(|_| "[]".into()),
             json::string(&self.trace_id),
         );
-        if self.warnings.is_empty() {
-            return;
-        }
-        for (index, warning) in self.warnings.iter().enumerate() {
-            out.push_str(if index == 0 { ",\"warnings\":[" } else { "," });
-            let _ = write!(out, "{{\"code\":\"{}\",\"message\":\"{}\"}}", warning.name(), warning.message());
-        }
-        out.push(']');
+        Warning::push_list(&self.warnings, out);
     }
 }

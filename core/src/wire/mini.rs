@@ -40,6 +40,8 @@ pub(crate) struct MiniRequest {
     pub trace_id: Option<String>,
     /// Whether to stream.
     pub stream: bool,
+    /// Whether all that is not ASCII is to be escaped.
+    pub ascii: bool,
     /// `input`, but for its history.
     input: Map<String, Value>,
     /// Earlier messages, the oldest first.
@@ -96,6 +98,8 @@ struct Body<'a> {
     attachments: Option<Vec<Attachment<'a>>>,
     #[serde(default)]
     stream: Option<bool>,
+    #[serde(default)]
+    ascii: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -129,6 +133,7 @@ pub(crate) fn parse(limits: &Limits, body: &[u8]) -> Result<MiniRequest, Failure
         user: parsed.user_id,
         trace_id: parsed.trace_id.and_then(trace_id),
         stream: parsed.stream.unwrap_or(false),
+        ascii: parsed.ascii.unwrap_or(false),
         input,
         history,
         context: context(&elided, parsed.context)?,

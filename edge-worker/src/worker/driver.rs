@@ -279,7 +279,7 @@ impl Driver {
         let source = self.body.as_ref().unwrap_or(&empty);
         let secret = |name: &str| self.worker.addresses.credential(name);
         let body = (!fetch.body.is_empty()).then(|| js::resolve(&fetch.body, source, secret)).flatten();
-        if fetch.body.refers_to_the_body() {
+        if fetch.body.refers_to_the_body() && !fetch.keeps_body {
             // The upstream's request holds what it needs of it.
             self.body = None;
         }

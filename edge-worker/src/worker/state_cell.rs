@@ -76,7 +76,7 @@ impl DurableObject for StateCell {
         });
         let reduced = self.apply(&op).await?;
         if let Some((ticket, signal)) = signal {
-            if matches!(reduced.outcome, Outcome::Queued { .. }) {
+            if reduced.outcome.waits() {
                 select(signal.wait(), js::Sleep::new(LONGEST_WATCH)).await;
             }
             let mut listeners = self.listeners.borrow_mut();

@@ -1,0 +1,475 @@
+//! The stages of `POST /v1/mini/ask`: from an intent to a profile, and from one attempt to the next.
+//!
+//! An answer may take several requests to a model: one that is sent again because nobody has seen
+//! it, another profile's after a failure, a quick draft before the real one, a second one when the
+//! first was not what its schema wants. All of them share the turn's deadline, and once a piece of
+//! the answer has gone to the client no other profile may continue it.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Exchange, Phase,
+    chat::{self, LONGEST_LINE, Turn, Voice, Waiting, Weight},
+    gates::Caller,
+    pieces::Pieces,
+};
+use crate::{
+    policy::{
+        ContentMode, Memory, Policy, auth,
+        catalog::{ModelKind, Profile},
+        routing::{self, Asked, NoProfile},
+    },
+    seam::{Credential, Delivery, Fetch, Moment, OPENCLAW},
+    wire::{
+        answer::Warning,
+        failure::{Code, Failure},
+        mini::{self, Input, MiniRequest},
+        prompt::{self, Manner},
+        reply::{Part, Reply},
+    },
+};
+
+/// How often a request is sent again that nobody can have seen.
+const MOST_RETRIES: u8 = 2;
+/// The first wait before that, in milliseconds; the next one is twice as long. The real wait is a
+/// random part of it, so that those who failed together do not come back together.
+const BACKOFF: u64 = 400;
+/// Less than this before the deadline, in milliseconds, and nothing new is begun.
+const TOO_LATE: u64 = 1_000;
+
+/// How an intent is answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Plan {
+    /// What the client is told.
+    pub(super) reply: Reply,
+    /// Whose prompt and limits hold now.
+    pub(super) profile: String,
+    /// The alias of the model that is asked now.
+    model: String,
+    /// The intent's own limit.
+    max_tokens: Option<u32>,
+    /// What the person gave.
+    input: Input,
+    /// Which conversation, where OpenClaw keeps it.
+    session: Option<String>,
+    /// The client wants events.
+    pub(super) stream: bool,
+    /// What the text is that comes now.
+    pub(super) part: Part,
+    /// The answer is to be JSON.
+    pub(super) json: bool,
+    /// The time of the attempt that runs, in milliseconds.
+    pub(super) attempt_ms: Option<u64>,
+    retries: u8,
+    fell_back: bool,
+    /// An answer that was not accepted, and what the model is told about it.
+    pub(super) repair: Option<(String, String)>,
+    /// A draft was shown: when nothing better comes it is the answer.
+    pub(super) drafted: bool,
+}
+
+impl Plan {
+    fn profile<'p>(&self, policy: &'p Policy) -> Option<&'p Profile> {
+        policy.catalog.profile(&self.profile)
+    }
+
+    /// The schema that the answer must follow.
+    pub(super) fn schema<'p>(&self, policy: &'p Policy) -> Option<&'p str> {
+        let own = self.profile(policy).and_then(|profile| profile.schema.as_deref());
+        let name = self.input.schema.as_deref().or(own)?;
+        policy.catalog.schema(name).map(|schema| schema.text.as_str())
+    }
+
+    /// What is done with the text of a stream.
+    pub(super) fn pieces(&self, _policy: &Policy) -> Pieces {
+        Pieces::new(false)
+    }
+
+    /// Whether the model's answer is taken as it comes. A value that must be checked is not
+    /// shown before it has been.
+    fn takes_stream(&self) -> bool {
+        self.stream && !self.json
+    }
+}
+
+/// A model's server and how it is spoken to.
+struct Target {
+    upstream: String,
+    path: &'static str,
+    model: String,
+    header: Option<(String, String)>,
+    credential: Option<Credential>,
+    is_openclaw: bool,
+    weight: Weight,
+    timeout_ms: Option<u64>,
+}
+
+/// Finds the model of an alias. One that is not configured is OpenClaw's default agent.
+fn target(policy: &Policy, alias: &str, cost: u32) -> Target {
+    let found = policy.catalog.model(alias);
+    let slots = found.and_then(|model| model.slots).unwrap_or_else(|| policy.model_slots(alias));
+    let timeout_ms = found.and_then(|model| model.timeout_ms).map(u64::from);
+    let weigh = |upstream: &str, slots: u16| Weight {
+        upstream: upstream.to_owned(),
+        model: alias.to_owned(),
+        model_slots: slots,
+        cost,
+    };
+    match found.map(|model| &model.kind) {
+        Some(ModelKind::OpenAi { model, api_key, .. }) => {
+            let upstream = format!("model:{alias}");
+            Target {
+                path: "/chat/completions",
+                model: model.clone(),
+                header: None,
+                credential: api_key.clone().map(Credential::Bearer),
+                is_openclaw: false,
+                weight: weigh(&upstream, slots),
+                upstream,
+                timeout_ms,
+            }
+        }
+        kind => {
+            let (agent, model) = match kind {
+                Some(ModelKind::OpenClaw { agent, model }) => (agent.as_deref(), model.clone()),
+                _ => (None, None),
+            };
+            let agent = agent.map(|agent| format!("openclaw/{agent}"));
+            Target {
+                upstream: OPENCLAW.into(),
+                path: "",
+                model: agent.or_else(|| policy.upstream_model(None)).unwrap_or_else(|| "openclaw".into()),
+                header: model.map(|model| ("x-openclaw-model".into(), model)),
+                credential: Some(Credential::Bearer("OPENCLAW_GATEWAY_TOKEN".into())),
+                is_openclaw: true,
+                weight: weigh(OPENCLAW, slots),
+                timeout_ms,
+            }
+        }
+    }
+}
+
+impl Exchange {
+    /// The body has come.
+    pub(super) fn ask_mini(&mut self, policy: &Policy, body: &[u8], now: Moment) {
+        let request = match mini::parse(&policy.limits, body) {
+            Ok(request) => request,
+            Err(failure) => return self.fail(policy, &failure, now),
+        };
+        // The header's is known already; the body's counts where there is none.
+        if let (Some(id), false) = (&request.trace_id, self.facts.traced) {
+            self.facts.trace_id.clone_from(id);
+        }
+        let subject = self.subject(policy, request.user.as_deref());
+        self.story.subject = Some(subject);
+        self.story.stream = request.stream;
+        self.story.intent = Some(request.intent.clone());
+        match self.plan(policy, request) {
+            Ok((plan, named)) => {
+                self.story.attachments = plan.input.media.len();
+                self.story.warnings.clone_from(&plan.reply.warnings);
+                let waiting = self.first_attempt(policy, plan, named);
+                self.ask_gates(policy, waiting, body, now);
+            }
+            Err(failure) => self.fail(policy, &failure, now),
+        }
+    }
+
+    /// Who answers, and from what.
+    fn plan(&mut self, policy: &Policy, request: MiniRequest) -> Result<(Plan, bool), Failure> {
+        let catalog = &policy.catalog;
+        let (role, session) = match &self.facts.caller {
+            Caller::Session { role, .. } => (role.as_str(), true),
+            _ => ("", false),
+        };
+        let asked = Asked {
+            intent: &request.intent,
+            role,
+            environment: policy.environment,
+            wanted: self.facts.wanted_profile.as_deref(),
+            candidate: None,
+        };
+        let choice = routing::choose(catalog, asked).map_err(|reason| no_profile(policy, reason))?;
+        let profile = choice.profile;
+        self.story.profile = Some(profile.name.clone());
+        self.story.reason = Some(choice.reason);
+        self.story.ignored = choice.ignored;
+        self.story.model = Some(profile.model.clone());
+
+        let named = session || request.user.is_some();
+        let (intent, stream, ascii) = (request.intent.clone(), request.stream, request.ascii);
+        let keeps = profile.memory == Memory::Gateway && named;
+        let session = keeps.then(|| {
+            let subject = self.story.subject.as_deref().unwrap_or_default();
+            auth::session_key(policy, "ask", &format!("{subject}/{intent}"))
+        });
+        let mut input = request.fit(profile)?;
+        if keeps {
+            // The history is at OpenClaw already; sent again it would count twice.
+            input.history.clear();
+        }
+        let mut warnings = std::mem::take(&mut input.warnings);
+        if let Some(name) = &input.schema
+            && catalog.schema(name).is_none()
+        {
+            if !catalog.schemas.is_empty() {
+                let known: Vec<&str> = catalog.schemas.iter().map(|schema| schema.name.as_str()).collect();
+                let message = format!("input.schemaName: use one of {}", known.join(", "));
+                return Err(Failure::new(Code::SchemaUnknown, message));
+            }
+            warnings.push(Warning::SchemaNotConfigured);
+        }
+        let drafts = stream && profile.draft.is_some();
+        let first = profile.draft.as_deref().filter(|_| drafts).and_then(|name| catalog.profile(name));
+        let first = first.unwrap_or(profile);
+        let plan = Plan {
+            reply: Reply {
+                request_id: self.facts.request_id.clone(),
+                trace_id: self.facts.trace_id.clone(),
+                intent: intent.clone(),
+                profile: profile.name.clone(),
+                warnings,
+                ascii,
+                ..Reply::default()
+            },
+            profile: first.name.clone(),
+            model: first.model.clone(),
+            max_tokens: catalog.intent(&intent).and_then(|intent| intent.max_tokens),
+            json: profile.json || profile.schema.is_some() || input.schema.is_some(),
+            input,
+            session,
+            stream,
+            part: if drafts { Part::Draft } else { Part::Answer },
+            attempt_ms: None,
+            retries: 0,
+            fell_back: false,
+            repair: None,
+            drafted: false,
+        };
+        Ok((plan, named))
+    }
+
+    fn first_attempt(&mut self, policy: &Policy, plan: Plan, named: bool) -> Waiting {
+        let profile = plan.profile(policy);
+        let timeout = profile.and_then(|profile| profile.timeout_ms).map_or(u64::MAX, u64::from);
+        // With another profile to answer in its place, a profile's time is not the turn's.
+        let alone = profile.is_none_or(|profile| profile.fallback.is_none() && profile.draft.is_none());
+        let turn = if alone { timeout.min(policy.deadlines.turn) } else { policy.deadlines.turn };
+        self.timers.turn = Some(self.facts.started_ms + turn);
+        let text = (policy.content.mode != ContentMode::Off).then(|| plan.input.text.clone());
+        let mut waiting = self.attempt(policy, plan, Vec::new());
+        waiting.named = named;
+        waiting.text = text;
+        waiting
+    }
+
+    /// The request to the model that the plan names now.
+    fn attempt(&mut self, policy: &Policy, mut plan: Plan, rate_headers: Vec<(String, String)>) -> Waiting {
+        let missing = Profile::default();
+        let profile = plan.profile(policy).unwrap_or(&missing);
+        let target = target(policy, &plan.model, profile.cost);
+        let mark = auth::hex(&self.facts.ticket.to_le_bytes()[..4]);
+        let mut prompt = prompt::compose(profile, &plan.input, &mark, plan.schema(policy));
+        prompt.repair.clone_from(&plan.repair);
+        let max_tokens = [profile.max_tokens, plan.max_tokens].into_iter().flatten().min();
+        let manner = Manner {
+            model: &target.model,
+            is_openclaw: target.is_openclaw,
+            stream: plan.takes_stream(),
+            max_tokens: max_tokens.or(policy.chat.max_tokens),
+            temperature_milli: profile.temperature_milli,
+            json: plan.json,
+        };
+        let api = prompt.api(target.is_openclaw);
+        let (body, system_at) = prompt.body(manner);
+        let timeouts = [profile.timeout_ms.map(u64::from), target.timeout_ms];
+        plan.attempt_ms = timeouts.into_iter().flatten().min();
+        let fetch_id = self.take_id();
+        let mut headers = vec![("content-type".into(), "application/json".into())];
+        headers.extend(target.header);
+        let session = plan.session.clone().filter(|_| target.is_openclaw);
+        let has_session = session.is_some();
+        headers.extend(session.map(|key| ("x-openclaw-session-key".into(), key)));
+        let stream = plan.takes_stream();
+        let delivery = if stream {
+            Delivery::Lines { limit: LONGEST_LINE }
+        } else {
+            Delivery::Whole { limit: policy.limits.answer }
+        };
+        Waiting {
+            turn: Turn { voice: Voice::Mini(Box::new(plan)), api, fetch_id, rate_headers },
+            stream,
+            fetch: Fetch {
+                id: fetch_id,
+                upstream: target.upstream,
+                method: "POST".into(),
+                path: if target.is_openclaw { api.path().into() } else { target.path.into() },
+                headers,
+                credential: target.credential,
+                body,
+                delivery,
+                keeps_body: true,
+            },
+            weight: target.weight,
+            session: has_session,
+            system_at,
+            gates: Vec::new(),
+            store_id: 0,
+            named: true,
+            explain_only: self.facts.restricted,
+            text: None,
+        }
+    }
+
+    /// A model's server has no room or is given a rest: another profile may be elsewhere.
+    pub(super) fn not_admitted(&mut self, policy: &Policy, waiting: Waiting, failure: &Failure, now: Moment) {
+        match waiting.turn.voice {
+            Voice::Mini(plan) if failure.code == Code::UpstreamUnavailable || self.story.opened => {
+                self.attempt_failed(policy, *plan, waiting.turn.rate_headers, failure, now);
+            }
+            _ => self.fail(policy, failure, now),
+        }
+    }
+
+    /// A request to a model has failed, and nothing of its answer has been shown.
+    pub(super) fn turn_failed(&mut self, policy: &Policy, turn: Box<Turn>, failure: &Failure, now: Moment) {
+        self.stop_attempt();
+        let Turn { voice: Voice::Mini(plan), rate_headers, .. } = *turn else {
+            return self.fail(policy, failure, now);
+        };
+        self.attempt_failed(policy, *plan, rate_headers, failure, now);
+    }
+
+    /// What comes after a failure: the same again, another profile, the draft, or the end.
+    pub(super) fn attempt_failed(
+        &mut self,
+        policy: &Policy,
+        mut plan: Plan,
+        rate_headers: Vec<(String, String)>,
+        failure: &Failure,
+        now: Moment,
+    ) {
+        let left = self.timers.turn.unwrap_or(u64::MAX).saturating_sub(now.unix_ms);
+        let unseen = matches!(failure.code, Code::UpstreamUnreachable | Code::UpstreamOverloaded);
+        let wait = BACKOFF << plan.retries.min(4);
+        let random = u64::from(now.entropy[0]) * 256 + u64::from(now.entropy[1]);
+        let wait = (wait * random / 65_536).max(failure.retry_after_s.unwrap_or(0) * 1_000);
+        if unseen && plan.retries < MOST_RETRIES && left > wait + TOO_LATE {
+            plan.retries += 1;
+            // What was asked is in the plan; the rest is made anew when the time has come.
+            let waiting = self.attempt(policy, plan, rate_headers);
+            self.timers.backoff = Some(now.unix_ms + wait);
+            self.phase = Phase::Backoff(Box::new(waiting));
+            return;
+        }
+        if plan.part == Part::Draft {
+            // It was an extra. The real answer is still to come.
+            return self.refine(policy, plan, rate_headers, now);
+        }
+        if let Some((profile, model)) =
+            plan.fallback(policy).filter(|_| left > TOO_LATE && may_fall_back(failure))
+        {
+            self.story.fell_back = Some(failure.code);
+            plan.profile = profile;
+            plan.model = model;
+            plan.fell_back = true;
+            plan.retries = 0;
+            plan.repair = None;
+            // What was cut off is in OpenClaw's session: the same words again would stand there twice.
+            plan.session = None;
+            plan.reply.profile.clone_from(&plan.profile);
+            plan.reply.degraded = true;
+            plan.reply.warnings.push(Warning::Fallback);
+            self.story.profile = Some(plan.profile.clone());
+            return self.next_attempt(policy, plan, rate_headers, Some(failure.code), now);
+        }
+        if plan.drafted {
+            self.story.fell_back = Some(failure.code);
+            plan.reply.warnings.push(Warning::Fallback);
+            return self.keep_draft(policy, plan, now);
+        }
+        self.fail(policy, failure, now);
+    }
+
+    /// The real answer after a draft.
+    pub(super) fn refine(
+        &mut self,
+        policy: &Policy,
+        mut plan: Plan,
+        rate_headers: Vec<(String, String)>,
+        now: Moment,
+    ) {
+        if self.timers.turn.is_some_and(|turn| turn <= now.unix_ms + TOO_LATE) {
+            return match plan.drafted {
+                true => self.keep_draft(policy, plan, now),
+                false => self.fail(policy, &chat::timed_out(), now),
+            };
+        }
+        plan.part = if plan.drafted { Part::Refined } else { Part::Answer };
+        plan.profile.clone_from(&plan.reply.profile);
+        plan.retries = 0;
+        if let Some(profile) = plan.profile(policy) {
+            plan.model.clone_from(&profile.model);
+        }
+        self.next_attempt(policy, plan, rate_headers, None, now);
+    }
+
+    /// Asks for another model's slot in place of the one that is held.
+    pub(super) fn next_attempt(
+        &mut self,
+        policy: &Policy,
+        plan: Plan,
+        rate_headers: Vec<(String, String)>,
+        failed: Option<Code>,
+        now: Moment,
+    ) {
+        let release = self.release(policy, failed);
+        let waiting = self.attempt(policy, plan, rate_headers);
+        self.ask_slot(policy, waiting, release, now);
+    }
+
+    /// The wait before another try is over.
+    pub(super) fn try_again(&mut self, policy: &Policy, now: Moment) {
+        self.timers.backoff = None;
+        match std::mem::replace(&mut self.phase, Phase::Done) {
+            Phase::Backoff(waiting) => self.ask(policy, *waiting, now),
+            phase => self.phase = phase,
+        }
+    }
+}
+
+impl Plan {
+    /// Who stands in: a profile, or this one with another model.
+    fn fallback(&self, policy: &Policy) -> Option<(String, String)> {
+        let name = self.profile(policy)?.fallback.as_deref().filter(|_| !self.fell_back)?;
+        match policy.catalog.profile(name) {
+            Some(profile) => Some((profile.name.clone(), profile.model.clone())),
+            None => Some((self.profile.clone(), name.to_owned())),
+        }
+    }
+}
+
+/// Whether another model could do better: not where the request itself was refused.
+fn may_fall_back(failure: &Failure) -> bool {
+    !matches!(failure.code, Code::UpstreamRefusedRequest | Code::UpstreamMisconfigured | Code::Internal)
+}
+
+fn no_profile(policy: &Policy, reason: NoProfile) -> Failure {
+    let environment = policy.environment.name();
+    match reason {
+        NoProfile::UnknownIntent if policy.catalog.intents.is_empty() => Failure::new(
+            Code::IntentUnknown,
+            "intent: no intents are configured; give the server a configuration with profiles and routing",
+        ),
+        NoProfile::UnknownIntent => {
+            let known: Vec<&str> =
+                policy.catalog.intents.iter().take(50).map(|intent| intent.name.as_str()).collect();
+            Failure::new(Code::IntentUnknown, format!("intent: use one of {}", known.join(", ")))
+        }
+        NoProfile::Role => Failure::new(Code::ProfileForbidden, "this intent is for other roles"),
+        NoProfile::NotAllowed | NoProfile::Missing => Failure::new(
+            Code::ProfileNotAllowed,
+            format!("environment {environment} allows no version of this intent's profile"),
+        ),
+    }
+}
