@@ -18,6 +18,7 @@ pub(crate) const FILE: Shape = Shape::Section(&[
     key("environments", Shape::Named(&Shape::Word(ENVIRONMENTS), &Shape::Object(ENVIRONMENT)), "What differs between dev, staging and prod."),
     key("roles", Shape::Named(&Shape::Role, &Shape::Object(ROLE)), "What people of a role may use."),
     key("schemas", Shape::Named(&Shape::Name, &SCHEMA), "JSON Schemas of answers, by name."),
+    key("redaction", Shape::Section(REDACTION), "What is taken out of logs, and out of answers of profiles with `redact`."),
     key("faq", Shape::List(&Shape::Object(FAQ)), "Answers that you wrote yourself."),
 ]);
 
@@ -79,6 +80,41 @@ const INTENT_KEYS: &[Key] = &[
     required("profile", Shape::Name, "Who answers it."),
     key("roles", Shape::Named(&Shape::Role, &Shape::Name), "Who answers it for people of a role."),
     key("max_tokens", Shape::Integer(1, 1_000_000), "The most tokens of an answer, whatever the profile says."),
+    key("rollout", Shape::Object(ROLLOUT), "Brings a new version of the profile to people by steps."),
+];
+
+const ROLLOUT: &[Key] = &[
+    required("to", Shape::Name, "The profile that is to answer."),
+    key("salt", Shape::Text, "Another salt is another draw of people, from the first step."),
+    key("steps", Shape::List(&Shape::Object(STEP)), "Without them: 5, 25 and 50 percent, an hour each."),
+    key("guard", Shape::Object(GUARD), "What makes it go back by itself."),
+];
+
+const STEP: &[Key] = &[
+    required("percent", Shape::Decimal(0.01, 100.0), "People with the new version."),
+    key("at_least", Shape::Duration(1, 30 * 86_400), "At least so long; an hour without it."),
+    key("turns", Shape::Integer(0, 1_000_000_000), "At least so many turns of the new version."),
+];
+
+const OFF: Shape = Shape::Word(&["off"]);
+const POINTS: Shape = Shape::Either(&[Shape::Decimal(0.01, 100.0), OFF]);
+const PERCENT: Shape = Shape::Either(&[Shape::Integer(100, 10_000), OFF]);
+
+const GUARD: &[Key] = &[
+    key("failed", POINTS, "Percent of all turns that may fail more than now; 1 without it."),
+    key("empty", POINTS, "The same for empty answers."),
+    key("schema", POINTS, "The same for answers that are not as their schema says."),
+    key("p95", PERCENT, "The p95 of the time, in percent of the present one; 150 without it."),
+    key("tokens", PERCENT, "The mean of the tokens, likewise."),
+];
+
+const REDACTION: &[Key] = &[
+    key("mobile", Shape::Boolean, "Mobile numbers; on without it, as the four below."),
+    key("id_card", Shape::Boolean, "Numbers of resident identity cards."),
+    key("bank_card", Shape::Boolean, "Numbers of bank cards."),
+    key("email", Shape::Boolean, "E-mail addresses."),
+    key("secret", Shape::Boolean, "Keys, tokens, passwords."),
+    key("custom", Shape::Named(&Shape::Name, &Shape::Text), "Your own patterns, by the name that stands in their place."),
 ];
 
 const MODEL: Shape = Shape::Kinds(&[("openclaw", OPENCLAW), ("openai_compatible", OPENAI)]);

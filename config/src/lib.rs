@@ -61,3 +61,10 @@ pub fn check(sources: &[Source], environment: Option<Environment>) -> Checked {
     let failed = diagnostics.iter().any(|found| found.severity == Severity::Error);
     Checked { catalog: (!failed).then_some(catalog), diagnostics }
 }
+
+/// A YAML file as JSON, as it is read here: for tools that check it by [`json_schema`]. `None`
+/// when it is no YAML.
+pub fn to_json(text: &str) -> Option<serde_json::Value> {
+    let mut report = Report::default();
+    Some(yaml::read(0, text, &mut report)?.to_json())
+}

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use minigate_config::{Checked, Severity, Source, check};
+use minigate_config::{Checked, Severity, Source, check, json_schema};
 use minigate_core::{
     policy::{
         ContentMode, Environment, Memory,
@@ -132,6 +132,16 @@ fn every_key_has_its_meaning() {
     assert_eq!((vip.daily_together.requests, vip.max_cost), (Some(100_000), Some(4)));
     assert_eq!(catalog.role("").map(|role| role.daily.requests), Some(Some(500)));
     assert_eq!(catalog.faq.first().map(|curated| curated.questions.len()), Some(2));
+    assert!(catalog.redaction.mobile && !catalog.redaction.bank_card);
+    assert_eq!(catalog.redaction.custom.first().map(|custom| custom.name()), Some("employee"));
+    let rollout = catalog.intent("summarize").and_then(|intent| intent.rollout.clone()).expect("named");
+    assert_eq!((rollout.from.as_str(), rollout.to.as_str()), ("summarize_v1", "summarize_v2"));
+    let steps: Vec<_> =
+        rollout.plan.steps.iter().map(|step| (step.share, step.at_least_ms, step.at_least_turns)).collect();
+    assert_eq!(steps, [(500, 7_200_000, 200), (5_000, 3_600_000, 0)]);
+    let guard = rollout.plan.guard;
+    assert_eq!((guard.failed, guard.empty, guard.schema), (Some(50), None, Some(100)));
+    assert_eq!((guard.p95, guard.tokens), (Some(200), None));
     let support = catalog.intent("support").expect("named");
     assert_eq!(support.by_role, [("vip".to_owned(), "support_v1".to_owned())]);
     assert_eq!(support.max_tokens, Some(800));
@@ -152,6 +162,30 @@ fn what_nothing_answers_in_an_environment_is_said() {
     let found = check(&[source], Some(Environment::Prod)).diagnostics;
     assert!(found.iter().any(|found| found.message == "in prod nothing answers `support`"), "{found:?}");
     assert!(!found.iter().any(|found| found.message.contains("summarize")));
+}
+
+#[test]
+fn the_json_schema_takes_what_the_check_takes() {
+    let schema = serde_json::from_str(&json_schema()).expect("JSON");
+    let validator = jsonschema::draft202012::new(&schema).expect("a JSON Schema");
+    let parse = |text: &str| minigate_config::to_json(text).expect("YAML");
+    for file in [MODEL_PROFILES, MINI_PROGRAM, ENV_POLICY, DINGTALK, FULL] {
+        let found: Vec<String> = validator.iter_errors(&parse(file)).map(|error| error.to_string()).collect();
+        assert_eq!(found, [""; 0], "{file}");
+    }
+    let bad = [
+        "profile: {}",
+        "profiles: {a: {model: m, max_token: 5}}",
+        "profiles: {a: {model: m, max_tokens: many}}",
+        "profiles: {a: {model: m, tools: [x]}}",
+        "models: {m: {kind: openai_compatible, model: x}}",
+        "models: {m: {kind: openai_compatible, model: x, base_url: 'http://localhost', api_key: abc}}",
+        "environments: {production: {}}",
+        "routing: {a: {}}",
+    ];
+    for file in bad {
+        assert!(!validator.is_valid(&parse(file)), "{file}");
+    }
 }
 
 /// Twice the profiles take about twice the time; quadratic work would take four times it.
@@ -175,8 +209,8 @@ fn a_thousand_profiles_are_read_in_linear_time() {
         };
         (0..3).map(|_| run()).min().expect("three runs")
     };
-    let (small, large) = (time(&file(1_000)), time(&file(8_000)));
-    assert!(large < small * 24, "1000 profiles in {small:?}, 8000 in {large:?}");
+    let (small, large) = (time(&file(500)), time(&file(4_000)));
+    assert!(large < small * 24, "500 profiles in {small:?}, 4000 in {large:?}");
     assert_eq!(valid(&[&file(1_000)]).0.profiles.len(), 1_000);
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use minigate_core::policy::catalog::Intent;
 
-use super::{Names, expect_known, number};
+use super::{Names, expect_known, number, rollout::rollout};
 use crate::{
     diagnostic::{Place, Report, shown},
     yaml::{Entry, Node},
@@ -47,11 +47,13 @@ fn intent(entry: &Entry, names: &Names<'_>, report: &mut Report) -> Intent {
         expect_known("profile", &role.node, &names.profiles, report);
         by_role.extend(role.node.text().map(|profile| (role.key.clone(), profile.to_owned())));
     }
+    let own = profile.text().unwrap_or_default();
+    let rollout = node.get("rollout").and_then(|node| rollout(node, &entry.key, own, names, report));
     Intent {
         name: entry.key.clone(),
-        profile: profile.text().unwrap_or_default().to_owned(),
+        profile: own.to_owned(),
         by_role,
         max_tokens: number(node, "max_tokens"),
-        ..Intent::default()
+        rollout,
     }
 }

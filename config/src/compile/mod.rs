@@ -7,6 +7,8 @@
 mod intents;
 mod models;
 mod profiles;
+mod redaction;
+mod rollout;
 mod rules;
 
 use std::collections::BTreeMap;
@@ -15,6 +17,7 @@ use minigate_core::policy::{
     Environment,
     catalog::{Catalog, Curated, Schema},
     routing::{self, Asked, NoProfile},
+    schema::Schema as JsonSchema,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -45,7 +48,8 @@ pub(crate) fn compile(root: &Node, environment: Option<Environment>, report: &mu
         profiles: profiles::profiles(root, &names, default_model.and_then(Node::text), report),
         intents: intents::intents(root, &names, report),
         models: models::models(root, report),
-        schemas: schemas(root),
+        schemas: schemas(root, report),
+        redaction: redaction::rules(root, report),
         environments: rules::environments(root, &names, report),
         roles: rules::roles(root),
         default_model: default_model.and_then(Node::text).map(str::to_owned),
@@ -103,12 +107,15 @@ fn expect_known(what: &str, node: &Node, known: &BTreeMap<&str, Place>, report: 
     }
 }
 
-fn schemas(root: &Node) -> Vec<Schema> {
+fn schemas(root: &Node, report: &mut Report) -> Vec<Schema> {
     let schema = |entry: &Entry| {
         let text = match entry.node.text() {
             Some(text) => text.trim().to_owned(),
             None => entry.node.to_json().to_string(),
         };
+        if let Err(error) = JsonSchema::check(&text) {
+            report.error(entry.node.place, format!("schema {}: {error}", shown(&entry.key)));
+        }
         Schema { name: entry.key.clone(), text }
     };
     let mut schemas: Vec<Schema> = section_of(root, "schemas").iter().map(schema).collect();

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContentMode, Environment, Memory, SECRETS};
+use super::{ContentMode, Environment, Memory, SECRETS, redact::Rules, rollout::Rollout};
 use crate::{seam::Level, state::caller::Rate};
 
 /// The version of the encoded form, its first byte. Another one is refused.
@@ -34,6 +34,8 @@ pub struct Catalog {
     pub faq: Vec<Curated>,
     /// The alias where nothing else names a model.
     pub default_model: Option<String>,
+    /// What is taken out of answers and logs.
+    pub redaction: Rules,
 }
 
 /// How an intent is answered: one prompt, one model, its limits. Versions are names of their own.
@@ -157,6 +159,8 @@ pub struct Intent {
     pub by_role: Vec<(String, String)>,
     /// The most tokens of an answer, whatever the profile says.
     pub max_tokens: Option<u32>,
+    /// The way to another profile, a part of the people first.
+    pub rollout: Option<Rollout>,
 }
 
 /// What an alias in a profile stands for.
