@@ -3,16 +3,15 @@
 //! A file is committed, mailed and printed; so a value that looks like a key is refused, and
 //! nothing here shows one.
 
+use std::borrow::Cow;
+
+use minigate_core::policy::redact::{Rules, redact};
+
 use crate::{
     diagnostic::{Place, Report},
     yaml::{Node, Value},
 };
 
-/// How keys of well-known services begin.
-const PREFIXES: &[&str] =
-    &["sk-", "sk_", "pk_live_", "rk_live_", "ghp_", "gho_", "github_pat_", "glpat-", "xoxb-", "xoxp-", "AKIA", "AIza", "LTAI", "AKID", "eyJ", "hf_", "nvapi-", "gsk_"];
-/// How many characters must follow such a beginning.
-const PREFIXED: usize = 16;
 /// The length from which a word of letters and digits is taken for a key where a value is quoted.
 const RANDOM: usize = 20;
 
@@ -33,16 +32,10 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '+' | '/' | '=' | '.')))
 }
 
-/// Whether it holds a key of a well-known service, or a private key.
+/// Whether it holds what the core takes for a secret.
 pub(crate) fn is_key(text: &str) -> bool {
-    let prefixed = |word: &str| {
-        PREFIXES.iter().any(|prefix| {
-            word.strip_prefix(prefix).is_some_and(|rest| {
-                rest.len() >= PREFIXED && rest.bytes().any(|b| b.is_ascii_digit()) && rest.bytes().any(|b| b.is_ascii_alphabetic())
-            })
-        })
-    };
-    text.contains("-----BEGIN") && text.contains("PRIVATE KEY") || words(text).any(prefixed)
+    let rules = Rules { secret: true, ..Rules::default() };
+    matches!(redact(&rules, text), Cow::Owned(_))
 }
 
 /// Whether it may be a secret, so that a message does not quote it. Rather too often.
@@ -52,8 +45,7 @@ pub(crate) fn looks_secret(text: &str) -> bool {
             && word.bytes().filter(u8::is_ascii_digit).count() >= 4
             && word.bytes().any(|b| b.is_ascii_alphabetic())
     };
-    let prefixed = |word: &str| PREFIXES.iter().any(|prefix| word.len() >= prefix.len() + 8 && word.starts_with(prefix));
-    is_key(text) || words(text).any(|word| random(word) || prefixed(word))
+    is_key(text) || words(text).any(random)
 }
 
 /// Refuses keys, and names of secrets where none belongs. The value of an `api_key` is its
@@ -115,10 +107,10 @@ mod tests {
 
     #[test]
     fn keys_are_told_from_words() {
-        for key in ["sk-proj-abcdefghij0123456789", "Bearer ghp_0123456789abcdef0123", "eyJhbGciOiJIUzI1NiJ9.e30.x1"] {
+        for key in ["sk-proj-abcdefghij0123456789", "password: hunter2Hunter2x", "AKIAIOSFODNN7EXAMPLE"] {
             assert!(is_key(key), "{key}");
         }
-        for words in ["sk-ip the introduction", "task-oriented", "Answer in 3-6 bullet points.", "sk-abstractphotography"] {
+        for words in ["sk-ip the introduction", "task-oriented", "Answer in 3-6 bullet points.", "Never tell a password: it is private."] {
             assert!(!is_key(words), "{words}");
         }
         assert!(looks_secret("3f8a9b2c4d5e6f708192a3b4c5d6e7f8"));

@@ -131,7 +131,7 @@ fn every_key_has_its_meaning() {
     assert_eq!((vip.rate, vip.weight), (Some(Rate { per_minute: 300, burst: 60 }), Some(4)));
     assert_eq!((vip.daily_together.requests, vip.max_cost), (Some(100_000), Some(4)));
     assert_eq!(catalog.role("").map(|role| role.daily.requests), Some(Some(500)));
-    assert_eq!(catalog.faq.first().map(|curated| curated.questions.len()), Some(2));
+    assert_eq!(catalog.faq.first().map(|curated| curated.keys.len()), Some(2));
     assert!(catalog.redaction.mobile && !catalog.redaction.bank_card);
     assert_eq!(catalog.redaction.custom.first().map(|custom| custom.name()), Some("employee"));
     let rollout = catalog.intent("summarize").and_then(|intent| intent.rollout.clone()).expect("named");

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use minigate_core::policy::{
     Environment,
     catalog::{Catalog, Curated, Schema},
+    question,
     routing::{self, Asked, NoProfile},
     schema::Schema as JsonSchema,
 };
@@ -127,22 +128,39 @@ fn faq(root: &Node, catalog: &Catalog, report: &mut Report) -> Vec<Curated> {
     let intents: BTreeMap<&str, Place> =
         catalog.intents.iter().map(|intent| (intent.name.as_str(), Place::default())).collect();
     let items = root.get("faq").map(Node::items).unwrap_or_default();
-    items.iter().map(|item| {
-        if let Some(intent) = item.get("intent") {
-            expect_known("intent", intent, &intents, report);
+    let mut answered: BTreeMap<String, Place> = BTreeMap::new();
+    items.iter().map(|item| curated(item, &intents, &mut answered, report)).collect()
+}
+
+fn curated(
+    item: &Node,
+    intents: &BTreeMap<&str, Place>,
+    answered: &mut BTreeMap<String, Place>,
+    report: &mut Report,
+) -> Curated {
+    if let Some(intent) = item.get("intent") {
+        expect_known("intent", intent, intents, report);
+    }
+    if let Some(questions) = item.get("questions")
+        && questions.items().is_empty()
+    {
+        report.error(questions.place, "`questions` names no question");
+    }
+    let intent = text(item, "intent").unwrap_or_default();
+    let mut keys = Vec::new();
+    for node in item.get("questions").map(Node::items).unwrap_or_default() {
+        let Some(words) = node.text() else { continue };
+        let Some(key) = question::curated(&intent, words) else {
+            report.error_with(node.place, "nobody can ask this", "a question has a word and is short");
+            continue;
+        };
+        if let Some(first) = answered.insert(key.clone(), node.place) {
+            let message = format!("this question is answered twice: it is already at {}", report.at(first));
+            report.error(node.place, message);
         }
-        if let Some(questions) = item.get("questions")
-            && questions.items().is_empty()
-        {
-            report.error(questions.place, "`questions` names no question");
-        }
-        let questions = item.get("questions").map(Node::items).unwrap_or_default();
-        Curated {
-            intent: text(item, "intent").unwrap_or_default(),
-            questions: questions.iter().filter_map(|node| node.text().map(str::to_owned)).collect(),
-            answer: text(item, "answer").unwrap_or_default().trim_end().to_owned(),
-        }
-    }).collect()
+        keys.push(key);
+    }
+    Curated { intent, keys, answer: text(item, "answer").unwrap_or_default().trim_end().to_owned() }
 }
 
 /// What nobody could use in this environment.

@@ -34,7 +34,7 @@ pub struct Catalog {
     pub faq: Vec<Curated>,
     /// The alias where nothing else names a model.
     pub default_model: Option<String>,
-    /// What is taken out of answers and logs.
+    /// What is taken out of answers whose profile says so, and out of everything that is logged.
     pub redaction: Rules,
 }
 
@@ -159,7 +159,7 @@ pub struct Intent {
     pub by_role: Vec<(String, String)>,
     /// The most tokens of an answer, whatever the profile says.
     pub max_tokens: Option<u32>,
-    /// The way to another profile, a part of the people first.
+    /// A change of its profile that goes on.
     pub rollout: Option<Rollout>,
 }
 
@@ -254,8 +254,9 @@ pub struct RoleRules {
 pub struct Curated {
     /// For this intent.
     pub intent: String,
-    /// To one of these questions, in any spelling that means the same.
-    pub questions: Vec<String>,
+    /// To one of these questions: their [`question::curated`](super::question::curated) keys, so
+    /// that a spelling that means the same finds the answer.
+    pub keys: Vec<String>,
     /// The answer.
     pub answer: String,
 }

@@ -48,6 +48,12 @@ impl Partition {
     }
 }
 
+/// The key of a question that an operator has answered for an intent, whatever its profile.
+/// `None` as of [`key`].
+pub fn curated(intent: &str, question: &str) -> Option<String> {
+    key(&Partition(vec!["curated".into(), intent.to_owned()]), question)
+}
+
 /// The key of a question's answer: SHA-256 in lower-case hex. `None` for what is not to be shared:
 /// a text without a word, a long one, or one that hides something.
 pub fn key(partition: &Partition, question: &str) -> Option<String> {

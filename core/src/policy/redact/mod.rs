@@ -53,14 +53,7 @@ pub struct Rules {
 impl Rules {
     /// Everything that is built in.
     pub fn all() -> Self {
-        Self {
-            mobile: true,
-            id_card: true,
-            bank_card: true,
-            email: true,
-            secret: true,
-            custom: Vec::new(),
-        }
+        Self { mobile: true, id_card: true, bank_card: true, email: true, secret: true, custom: Vec::new() }
     }
 
     /// Whether nothing is looked for.

@@ -141,7 +141,7 @@ impl Alphabet {
 
 /// Secrets that begin with what they are: prefix, alphabet, and how many of it follow.
 const PREFIXES: &[(&str, Alphabet, usize)] = &[
-    ("sk-", Alphabet::Url, 16),        // OpenAI, Anthropic, DeepSeek, DashScope, Moonshot
+    ("sk-", Alphabet::Url, 16), // OpenAI, Anthropic, DeepSeek, DashScope, Moonshot
     ("sk_live_", Alphabet::Alnum, 16), // Stripe
     ("rk_live_", Alphabet::Alnum, 16),
     ("ghp_", Alphabet::Alnum, 30), // GitHub
@@ -150,14 +150,14 @@ const PREFIXES: &[(&str, Alphabet, usize)] = &[
     ("ghs_", Alphabet::Alnum, 30),
     ("ghr_", Alphabet::Alnum, 30),
     ("github_pat_", Alphabet::Url, 22),
-    ("glpat-", Alphabet::Url, 20),  // GitLab
-    ("AKIA", Alphabet::Upper, 16),  // AWS
-    ("ASIA", Alphabet::Upper, 16),  // AWS, for a time
-    ("AKID", Alphabet::Alnum, 16),  // Tencent Cloud
-    ("LTAI", Alphabet::Alnum, 12),  // Alibaba Cloud
-    ("AIza", Alphabet::Url, 30),    // Google
-    ("hf_", Alphabet::Alnum, 30),   // Hugging Face
-    ("xoxa-", Alphabet::Url, 10),   // Slack
+    ("glpat-", Alphabet::Url, 20), // GitLab
+    ("AKIA", Alphabet::Upper, 16), // AWS
+    ("ASIA", Alphabet::Upper, 16), // AWS, for a time
+    ("AKID", Alphabet::Alnum, 16), // Tencent Cloud
+    ("LTAI", Alphabet::Alnum, 12), // Alibaba Cloud
+    ("AIza", Alphabet::Url, 30),   // Google
+    ("hf_", Alphabet::Alnum, 30),  // Hugging Face
+    ("xoxa-", Alphabet::Url, 10),  // Slack
     ("xoxb-", Alphabet::Url, 10),
     ("xoxe-", Alphabet::Url, 10),
     ("xoxp-", Alphabet::Url, 10),

@@ -125,7 +125,8 @@ fn the_rest_of_a_long_secret_is_swallowed() {
 
 #[test]
 fn what_is_not_asked_for_stays() {
-    let text = "13800138000 11010519491231002X 4111111111111111 a@b.cn ghp_0123456789012345678901234567890123456";
+    let text =
+        "13800138000 11010519491231002X 4111111111111111 a@b.cn ghp_0123456789012345678901234567890123456";
     let none = Rules::default();
     assert!(none.is_empty() && !Rules::all().is_empty());
     assert!(matches!(redact(&none, text), Cow::Borrowed(same) if same == text));
@@ -173,7 +174,8 @@ fn the_longest_that_is_held_back() {
     let local = "a".repeat(64);
     let domain = format!("{}.cn", "b.".repeat(92) + "bb");
     check(&format!("{local}＠{domain}"), "[email]");
-    let rules = Rules { custom: vec![Custom::new("x", "[😀-😏]{0,63}!").expect("pattern")], ..Rules::all() };
+    let rules =
+        Rules { custom: vec![Custom::new("x", "[😀-😏]{0,63}!").expect("pattern")], ..Rules::all() };
     let text = "😀".repeat(300);
     assert_eq!(in_pieces(&rules, &text, 1), text);
 }
@@ -186,7 +188,8 @@ mod properties {
 
     /// Pushes a text in pieces that end at these characters.
     fn cut(rules: &Rules, text: &str, cuts: &[usize]) -> String {
-        let mut ends: Vec<usize> = cuts.iter().map(|at| text.floor_char_boundary(at % (text.len() + 1))).collect();
+        let mut ends: Vec<usize> =
+            cuts.iter().map(|at| text.floor_char_boundary(at % (text.len() + 1))).collect();
         ends.extend([0, text.len()]);
         ends.sort_unstable();
         let (mut redactor, mut out) = (Redactor::default(), String::new());
@@ -218,7 +221,8 @@ mod properties {
 
     fn with_checksum(mut digits: String) -> String {
         // The weights are powers of 2 modulo 11 (ISO 7064, MOD 11-2).
-        let sum: u32 = digits.bytes().enumerate().map(|(at, d)| u32::from(d - b'0') * (1 << (17 - at)) % 11).sum();
+        let sum: u32 =
+            digits.bytes().enumerate().map(|(at, d)| u32::from(d - b'0') * (1 << (17 - at)) % 11).sum();
         let last = (12 - sum % 11) % 11;
         digits.push(char::from_digit(last, 10).unwrap_or('X'));
         digits
@@ -235,16 +239,18 @@ mod properties {
 
     /// A secret, and what must not be seen of it.
     fn secret() -> impl Strategy<Value = (String, &'static str)> {
-        let mobile = ("(\\+86|0086|86)?[ -]?", "1[3-9][0-9]", "[ -]?", "[0-9]{4}", "[0-9]{4}")
-            .prop_map(|(code, a, sep, b, c)| {
+        let mobile = ("(\\+86|0086|86)?[ -]?", "1[3-9][0-9]", "[ -]?", "[0-9]{4}", "[0-9]{4}").prop_map(
+            |(code, a, sep, b, c)| {
                 let code = if code.trim_matches([' ', '-']).is_empty() { "" } else { &code };
                 (format!("{code}{a}{sep}{b}{sep}{c}"), "[mobile]")
-            });
+            },
+        );
         let id = ("(11|44|51)[0-9]{4}19[5-9][0-9](0[1-9]|1[0-2])(0[1-9]|1[0-9]|2[0-8])[0-9]{3}")
             .prop_map(|digits| (with_checksum(digits), "[id]"));
         let card = ("62[0-9]{13,16}|5[1-5][0-9]{13}|4[0-9]{14}", 0usize..3).prop_map(|(digits, sep)| {
             let digits = with_luhn(digits);
-            let groups: Vec<&str> = digits.as_bytes().chunks(4).map(|g| core::str::from_utf8(g).expect("ascii")).collect();
+            let groups: Vec<&str> =
+                digits.as_bytes().chunks(4).map(|g| core::str::from_utf8(g).expect("ascii")).collect();
             (groups.join(["", " ", "-"][sep]), "[card]")
         });
         let email = "[a-z0-9]([a-z0-9._+-]{0,30}[a-z0-9])?[@＠]([a-z0-9]{1,20}\\.){1,3}(com|cn|io)"
@@ -259,7 +265,14 @@ mod properties {
             "-----BEGIN (RSA |EC )?PRIVATE KEY-----\n([A-Za-z0-9+/]{64}\n){1,20}-----END PRIVATE KEY-----",
         ]
         .prop_map(|text| (text, "[secret]"));
-        prop_oneof![mobile.clone(), mobile.prop_map(|(text, label)| (wide(&text), label)), id, card, email, token]
+        prop_oneof![
+            mobile.clone(),
+            mobile.prop_map(|(text, label)| (wide(&text), label)),
+            id,
+            card,
+            email,
+            token
+        ]
     }
 
     /// What people write: Chinese, English, prices, dates, times, order numbers.
