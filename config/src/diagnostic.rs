@@ -94,14 +94,15 @@ impl Report {
         self.found.sort_by(|a, b| a.0.cmp(&b.0));
         self.found.dedup();
         let files = self.files;
-        let named = |(place, severity, message, help): (Place, Severity, String, Option<String>)| Diagnostic {
-            severity,
-            file: files.get(place.file).cloned().unwrap_or_default(),
-            line: place.line,
-            column: place.column,
-            message,
-            help,
-        };
+        let named =
+            |(place, severity, message, help): (Place, Severity, String, Option<String>)| Diagnostic {
+                severity,
+                file: files.get(place.file).cloned().unwrap_or_default(),
+                line: place.line,
+                column: place.column,
+                message,
+                help,
+            };
         self.found.into_iter().map(named).collect()
     }
 }
@@ -137,7 +138,8 @@ pub(crate) fn nearest<'n>(name: &str, known: impl IntoIterator<Item = &'n str>) 
     if name.len() > 256 {
         return None;
     }
-    let near = |known: &'n str| (strsim::damerau_levenshtein(&name.to_lowercase(), &known.to_lowercase()), known);
+    let near =
+        |known: &'n str| (strsim::damerau_levenshtein(&name.to_lowercase(), &known.to_lowercase()), known);
     let (distance, best) = known.into_iter().map(near).min()?;
     (distance <= 1 + name.chars().count() / 4).then_some(best)
 }

@@ -8,6 +8,7 @@
 
 mod compile;
 mod diagnostic;
+mod explain;
 mod grammar;
 mod json_schema;
 mod merge;
@@ -19,6 +20,7 @@ mod yaml;
 use minigate_core::policy::{Environment, catalog::Catalog};
 
 pub use diagnostic::{Diagnostic, Severity};
+pub use explain::{Question, explain};
 pub use json_schema::json_schema;
 
 use diagnostic::Report;

@@ -34,8 +34,11 @@ pub(crate) fn merge(first: Rc<Node>, second: Rc<Node>, shape: Shape, report: &mu
                 known.node = Rc::new(Node::new(known.node.place, Value::List(items)));
             }
             _ => {
-                let message =
-                    format!("{} is given in two files: it is already at {}", shown(&entry.key), report.at(known.place));
+                let message = format!(
+                    "{} is given in two files: it is already at {}",
+                    shown(&entry.key),
+                    report.at(known.place)
+                );
                 report.error_with(entry.place, message, "keep one of them, or give the other another name");
             }
         }

@@ -110,7 +110,12 @@ mod tests {
         for key in ["sk-proj-abcdefghij0123456789", "password: hunter2Hunter2x", "AKIAIOSFODNN7EXAMPLE"] {
             assert!(is_key(key), "{key}");
         }
-        for words in ["sk-ip the introduction", "task-oriented", "Answer in 3-6 bullet points.", "Never tell a password: it is private."] {
+        for words in [
+            "sk-ip the introduction",
+            "task-oriented",
+            "Answer in 3-6 bullet points.",
+            "Never tell a password: it is private.",
+        ] {
             assert!(!is_key(words), "{words}");
         }
         assert!(looks_secret("3f8a9b2c4d5e6f708192a3b4c5d6e7f8"));

@@ -111,9 +111,12 @@ impl Shape {
             Self::Rate => "`per_minute` or `per_minute/burst`, as \"60/20\"".to_owned(),
             Self::Secret => "a secret by its name, as ${LOCAL_MODEL_API_KEY}".to_owned(),
             Self::List(item) => format!("a list, each of it {}", item.wanted()),
-            Self::Named(..) | Self::Object(_) | Self::Section(_) | Self::Open(..) | Self::Kinds(_) | Self::Free => {
-                "a mapping".to_owned()
-            }
+            Self::Named(..)
+            | Self::Object(_)
+            | Self::Section(_)
+            | Self::Open(..)
+            | Self::Kinds(_)
+            | Self::Free => "a mapping".to_owned(),
             Self::Either(shapes) => {
                 let wanted: Vec<String> = shapes.iter().map(|shape| shape.wanted()).collect();
                 wanted.join(", or ")
@@ -133,7 +136,12 @@ impl Shape {
             Self::Decimal(..) => node.decimal().is_some(),
             Self::Boolean => node.boolean().is_some(),
             Self::List(_) => matches!(node.value, Value::List(_)),
-            Self::Named(..) | Self::Object(_) | Self::Section(_) | Self::Open(..) | Self::Kinds(_) | Self::Free => {
+            Self::Named(..)
+            | Self::Object(_)
+            | Self::Section(_)
+            | Self::Open(..)
+            | Self::Kinds(_)
+            | Self::Free => {
                 matches!(node.value, Value::Map(_))
             }
             Self::Either(shapes) => shapes.iter().any(|shape| shape.is_about(node)),
@@ -166,6 +174,10 @@ pub(crate) fn check(label: &str, node: &Node, shape: Shape, report: &mut Report)
     if let Shape::Refused(why) = shape {
         return report.error(node.place, format!("`{label}`: {why}"));
     }
+    if let Shape::Secret = shape {
+        // Whatever its kind: its value is not for a message.
+        return check_secret(label, node, report);
+    }
     if !shape.is_about(node) {
         return wrong(label, node, shape, report);
     }
@@ -181,10 +193,11 @@ pub(crate) fn check(label: &str, node: &Node, shape: Shape, report: &mut Report)
             }
         }
         Shape::Object(keys) | Shape::Section(keys) => check_keys(label, node, keys, report),
-        Shape::Named(name, each) => node.entries().iter().for_each(|entry| check_named(entry, *name, *each, report)),
+        Shape::Named(name, each) => {
+            node.entries().iter().for_each(|entry| check_named(entry, *name, *each, report))
+        }
         Shape::Open(keys, each) => check_open(node, keys, *each, report),
         Shape::Kinds(kinds) => check_kinds(label, node, kinds, report),
-        Shape::Secret => check_secret(label, node, report),
         _ if !is_valid(node, shape) => wrong(label, node, shape, report),
         _ => {}
     }
@@ -313,7 +326,6 @@ fn check_kinds(
 }
 
 fn check_secret(label: &str, node: &Node, report: &mut Report) {
-    // Whatever it is: it is not shown.
     if node.text().and_then(secrets::reference).is_none() {
         report.error_with(
             node.place,
@@ -329,7 +341,9 @@ mod tests {
 
     #[test]
     fn times_have_units() {
-        for (text, expected) in [("90s", Some(90)), ("10m", Some(600)), ("1h", Some(3_600)), ("2d", Some(172_800))] {
+        for (text, expected) in
+            [("90s", Some(90)), ("10m", Some(600)), ("1h", Some(3_600)), ("2d", Some(172_800))]
+        {
             assert_eq!(seconds(text), expected);
         }
         for text in ["", "h", "10", "1w", "-1h", "99999999d", "1时"] {

@@ -144,11 +144,13 @@ impl Node {
 /// empty file.
 pub(crate) fn read(file: usize, text: &str, report: &mut Report) -> Option<Rc<Node>> {
     if text.len() > MAX_BYTES {
-        report.error(Place { file, line: 1, column: 1 }, format!("the file is larger than {MAX_BYTES} bytes"));
+        report
+            .error(Place { file, line: 1, column: 1 }, format!("the file is larger than {MAX_BYTES} bytes"));
         return None;
     }
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut reader = Reader { file, report, anchors: BTreeMap::new(), open: Vec::new(), root: None, nodes: 0 };
+    let mut reader =
+        Reader { file, report, anchors: BTreeMap::new(), open: Vec::new(), root: None, nodes: 0 };
     for event in Parser::new_from_str(text) {
         let (event, span) = match event {
             Ok(next) => next,
@@ -339,7 +341,11 @@ fn key(node: &Node, place: Place, map: &mut Mapping, report: &mut Report) -> Opt
     };
     if let Some(first) = map.seen.get(&name) {
         let first = report.at(*first);
-        report.error_with(place, format!("{} is given twice", shown(&name)), format!("the first is at {first}"));
+        report.error_with(
+            place,
+            format!("{} is given twice", shown(&name)),
+            format!("the first is at {first}"),
+        );
         return None;
     }
     map.seen.insert(name.clone(), place);
@@ -354,7 +360,8 @@ impl Mapping {
             Value::List(items) if items.iter().all(|item| matches!(item.value, Value::Map(_))) => {
                 self.merged.extend(items.iter().map(Rc::clone));
             }
-            _ => report.error(place, format!("`<<` takes a mapping or a list of them, not {}", node.described())),
+            _ => report
+                .error(place, format!("`<<` takes a mapping or a list of them, not {}", node.described())),
         }
     }
 }
@@ -419,7 +426,8 @@ mod tests {
 
     #[test]
     fn merge_keys_give_way_to_own_ones() {
-        let yaml = "base: &b {model: fast, cost: 1}\np:\n  <<: *b\n  cost: 5\nq:\n  <<: [*b, {cost: 2, x: 3}]\n";
+        let yaml =
+            "base: &b {model: fast, cost: 1}\np:\n  <<: *b\n  cost: 5\nq:\n  <<: [*b, {cost: 2, x: 3}]\n";
         let value = json(yaml).expect("valid");
         assert_eq!(value["p"].to_string(), r#"{"cost":5,"model":"fast"}"#);
         assert_eq!(value["q"].to_string(), r#"{"cost":1,"model":"fast","x":3}"#);
@@ -430,7 +438,10 @@ mod tests {
         let cases = [
             ("a: 1\nb: 2\na: 3", "f:3:1: error: `a` is given twice\n  help: the first is at f:1:1"),
             ("a: [1", "f:2:1: error: this is no YAML: while parsing a flow sequence, expected ',' or ']'"),
-            ("a: 1\n--- \nb: 2", "f:2:1: error: a second document in one file\n  help: put it into a file of its own, and name both files"),
+            (
+                "a: 1\n--- \nb: 2",
+                "f:2:1: error: a second document in one file\n  help: put it into a file of its own, and name both files",
+            ),
             ("a: !secret x", "f:1:4: error: the tag `!secret` means nothing here"),
             ("[a]: 1", "f:1:1: error: a key must be a name, not a list"),
             ("a: &x [*x]", "f:1:8: error: an alias inside of what it stands for"),

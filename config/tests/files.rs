@@ -54,7 +54,10 @@ fn the_files_of_the_requirements_work_one_by_one() {
     );
 
     let (catalog, warnings) = valid(&[ENV_POLICY]);
-    assert!(catalog.allows(Environment::Dev, "summarize_v2") && !catalog.allows(Environment::Prod, "summarize_v2"));
+    assert!(
+        catalog.allows(Environment::Dev, "summarize_v2")
+            && !catalog.allows(Environment::Prod, "summarize_v2")
+    );
     assert_eq!(catalog.rules(Environment::Dev).and_then(|rules| rules.log_level), Some(Level::Debug));
     assert_eq!(warnings.len(), 4);
 
@@ -97,7 +100,8 @@ fn every_key_has_its_meaning() {
         Slot::Text(".".into()),
     ];
     assert_eq!(one.prompt, slots);
-    let kind = |name: &str| one.fields.iter().find(|field| field.name == name).map(|f| (f.kind.clone(), f.required));
+    let kind =
+        |name: &str| one.fields.iter().find(|field| field.name == name).map(|f| (f.kind.clone(), f.required));
     assert_eq!(kind("text"), Some((FieldKind::Text { max_chars: 5_000 }, true)));
     assert_eq!(kind("maxBullets"), Some((FieldKind::Integer { min: 1, max: 20 }, true)));
     assert_eq!(kind("language"), Some((FieldKind::Choice(vec!["Chinese".into(), "English".into()]), false)));
@@ -114,13 +118,18 @@ fn every_key_has_its_meaning() {
     let support = catalog.profile("support_v1").expect("named");
     assert_eq!((support.model.as_str(), support.memory, support.cost), ("strong", Memory::Gateway, 4));
     assert_eq!(support.roles, ["vip", "operator"]);
-    assert_eq!((support.fallback.as_deref(), support.draft.as_deref()), (Some("summarize_v1"), Some("summarize_v1")));
+    assert_eq!(
+        (support.fallback.as_deref(), support.draft.as_deref()),
+        (Some("summarize_v1"), Some("summarize_v1"))
+    );
     let names: Vec<&str> = support.fields.iter().map(|field| field.name.as_str()).collect();
     assert_eq!(names, ["text", "maxBullets", "schemaName", "language"]);
 
     let extract = catalog.profile("extract_v1").expect("named");
     assert_eq!((extract.json, extract.schema.as_deref()), (true, Some("order_info_v1")));
-    assert!(catalog.schema("order_info_v1").is_some_and(|schema| schema.text.contains(r#""required":["order"]"#)));
+    assert!(
+        catalog.schema("order_info_v1").is_some_and(|schema| schema.text.contains(r#""required":["order"]"#))
+    );
     assert_eq!(catalog.schema("note_v1").map(|schema| schema.text.as_str()), Some(r#"{"type": "object"}"#));
 
     let prod = catalog.rules(Environment::Prod).expect("named");
@@ -195,7 +204,9 @@ fn a_thousand_profiles_are_read_in_linear_time() {
         let mut text = String::from("models: {fast: {kind: openclaw}}\nprofiles:\n");
         for n in 0..count {
             let next = if n + 1 < count { format!("    fallback: p{}\n", n + 1) } else { String::new() };
-            text += &format!("  p{n}:\n    model: fast\n    system_prompt: Answer briefly.\n    max_tokens: 100\n{next}");
+            text += &format!(
+                "  p{n}:\n    model: fast\n    system_prompt: Answer briefly.\n    max_tokens: 100\n{next}"
+            );
         }
         text += "routing:\n";
         (0..count).for_each(|n| text += &format!("  i{n}: p{n}\n"));
@@ -219,8 +230,20 @@ fn broken() -> impl Strategy<Value = String> {
     let files = prop::sample::select(vec![FULL, MODEL_PROFILES, MINI_PROGRAM, ENV_POLICY, DINGTALK]);
     let junk = prop_oneof![
         "[ \\t\\n:{}\\[\\],&*!|>'\"%@`#?<$~0-9a-z-]{0,12}",
-        prop::sample::select(vec!["*summarize", "<<: ", "${X}", "{{", "}}", "- ", "? ", "\u{0}", "\u{feff}", "时", "!!int "])
-            .prop_map(str::to_owned),
+        prop::sample::select(vec![
+            "*summarize",
+            "<<: ",
+            "${X}",
+            "{{",
+            "}}",
+            "- ",
+            "? ",
+            "\u{0}",
+            "\u{feff}",
+            "时",
+            "!!int "
+        ])
+        .prop_map(str::to_owned),
     ];
     let change = (any::<prop::sample::Index>(), 0..20_usize, junk);
     (files, prop::collection::vec(change, 1..6)).prop_map(|(file, changes)| {

@@ -2,7 +2,7 @@
 
 use std::{fs, io::Write as _, path::PathBuf, process::ExitCode};
 
-use minigate_config::{Checked, Severity, Source};
+use minigate_config::{Checked, Question, Severity, Source};
 use minigate_core::policy::{Environment, catalog::Catalog};
 
 use crate::{journal, settings};
@@ -76,6 +76,26 @@ pub(crate) fn compile(files: &[PathBuf], output: &PathBuf) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("{}: {error}", output.display()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `minigate explain`: which profile, and why.
+pub(crate) fn explain(files: &[PathBuf], question: &Question<'_>) -> ExitCode {
+    let Some(checked) = checked(files, None) else { return ExitCode::FAILURE };
+    let Some(catalog) = checked.catalog else {
+        let errors = checked.diagnostics.iter().filter(|found| found.severity == Severity::Error);
+        complain(&errors.map(ToString::to_string).collect::<Vec<String>>().join("\n"));
+        return ExitCode::FAILURE;
+    };
+    match minigate_config::explain(&catalog, question) {
+        Ok(text) => {
+            print(&text);
+            ExitCode::SUCCESS
+        }
+        Err(why) => {
+            complain(&why);
             ExitCode::FAILURE
         }
     }

@@ -16,7 +16,8 @@ mod upstream;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use minigate_config::Question;
 use minigate_core::policy::Environment;
 
 /// A gateway between WeChat Mini Programs and OpenClaw.
@@ -63,6 +64,8 @@ enum Command {
         #[arg(short, long, value_name = "OUT")]
         output: PathBuf,
     },
+    /// Say which profile would answer a question, and why.
+    Explain(Explain),
     /// Print the JSON Schema of configuration files, for editors.
     Schema,
     /// Run only the demo upstream, on a free port of the loopback interface.
@@ -71,6 +74,47 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         port: u16,
     },
+}
+
+#[derive(Debug, Args)]
+struct Explain {
+    /// The files; several are read as one.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// What is asked for.
+    #[arg(long)]
+    intent: String,
+    /// Who asks: the subject that logs and answers to logins show. It decides in rollouts.
+    #[arg(long, default_value = "")]
+    user: String,
+    /// The person's role.
+    #[arg(long, default_value = "")]
+    role: String,
+    /// Where.
+    #[arg(long, value_name = "dev|staging|prod", value_parser = environment, default_value = "prod")]
+    environment: Environment,
+    /// A header of the request; only `X-OpenClaw-Profile: NAME` decides anything.
+    #[arg(long, value_name = "NAME: VALUE")]
+    header: Vec<String>,
+    /// How far a rollout is, in percent; its first step without it.
+    #[arg(long)]
+    percent: Option<f64>,
+}
+
+impl Explain {
+    fn run(&self) -> ExitCode {
+        let pairs = self.header.iter().filter_map(|header| header.split_once(':'));
+        let mut wanted = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case("x-openclaw-profile"));
+        let question = Question {
+            intent: &self.intent,
+            user: &self.user,
+            role: &self.role,
+            environment: self.environment,
+            wanted: wanted.next().map(|(_, value)| value.trim()),
+            percent: self.percent,
+        };
+        configuration::explain(&self.files, &question)
+    }
 }
 
 /// An environment by its name.
@@ -87,6 +131,7 @@ fn main() -> ExitCode {
             return configuration::check(&files, environment, strict);
         }
         Command::Compile { files, output } => return configuration::compile(&files, &output),
+        Command::Explain(explain) => return explain.run(),
         Command::Schema => return configuration::schema(),
     };
     match outcome {

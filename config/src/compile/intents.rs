@@ -27,7 +27,8 @@ pub(super) fn intents(root: &Node, names: &Names<'_>, report: &mut Report) -> Ve
     let mut intents = Vec::new();
     for entry in entries(root) {
         if let Some(first) = seen.insert(&entry.key, entry.place) {
-            let message = format!("intent {} is given twice: it is already at {}", shown(&entry.key), report.at(first));
+            let message =
+                format!("intent {} is given twice: it is already at {}", shown(&entry.key), report.at(first));
             report.error(entry.place, message);
         }
         intents.push(intent(entry, names, report));

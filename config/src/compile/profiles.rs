@@ -43,12 +43,17 @@ fn profile(entry: &Entry, names: &Names<'_>, default_model: Option<&str>, report
     check_references(entry, names, default_model, report);
     check_fit(node, report);
     let max_chars = number(node, "max_chars").unwrap_or(MAX_CHARS);
-    let fields = node.get("input").map_or_else(|| usual_fields(max_chars), |input| fields(input, max_chars, report));
+    let fields =
+        node.get("input").map_or_else(|| usual_fields(max_chars), |input| fields(input, max_chars, report));
     let cache = node.get("cache").and_then(|cache| match cache.text() {
         Some(ttl) => Some(Cache { ttl_s: seconds(ttl)?, shared: false }),
         None => Some(Cache { ttl_s: seconds(cache.get("ttl")?.text()?)?, shared: is(cache, "shared") }),
     });
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "from 0 to 2000 after its check")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "from 0 to 2000 after its check"
+    )]
     let milli = |temperature: f64| (temperature.clamp(0.0, 2.0) * 1000.0).round() as u16;
     let roles = node.get("roles").map(Node::items).unwrap_or_default();
     Profile {
@@ -212,7 +217,11 @@ fn template(node: &Node, fields: &[Field], report: &mut Report) -> Vec<Slot> {
         let name = name.trim();
         if !fields.iter().any(|field| field.name == name) {
             let help = instead(name, fields.iter().map(|field| field.name.as_str()), "fields of `input`");
-            report.error_with(node.place, format!("the template names {}, and no field has that name", shown(name)), help);
+            report.error_with(
+                node.place,
+                format!("the template names {}, and no field has that name", shown(name)),
+                help,
+            );
         }
         used.insert(name);
         slots.push(Slot::Field(name.to_owned()));
@@ -222,7 +231,11 @@ fn template(node: &Node, fields: &[Field], report: &mut Report) -> Vec<Slot> {
         slots.push(Slot::Text(rest.to_owned()));
     }
     if !used.contains("text") && fields.iter().any(|field| field.name == "text" && field.required) {
-        report.warning(node.place, "the template leaves out what the person wrote", "put {{text}} where it belongs");
+        report.warning(
+            node.place,
+            "the template leaves out what the person wrote",
+            "put {{text}} where it belongs",
+        );
     }
     slots
 }

@@ -5,7 +5,6 @@
 
 use super::{ContentMode, Policy, Role, Secrets, SettingError, Settings, catalog::Catalog};
 
-
 impl Policy {
     /// Takes a configuration over, with the settings and secrets of
     /// [`from_settings`](Self::from_settings) and the secrets that
@@ -82,7 +81,8 @@ mod tests {
 
     fn catalog() -> Catalog {
         let rate = |per_minute| Some(Rate { per_minute, burst: 5 });
-        let role = |name: &str, rate, weight| RoleRules { name: name.into(), rate, weight, ..RoleRules::default() };
+        let role =
+            |name: &str, rate, weight| RoleRules { name: name.into(), rate, weight, ..RoleRules::default() };
         Catalog {
             environments: vec![EnvironmentRules {
                 environment: Environment::Prod,
@@ -92,7 +92,11 @@ mod tests {
                 daily: None,
                 content: Some(ContentMode::Log),
             }],
-            roles: vec![role("", rate(60), None), role("vip", rate(300), Some(4)), role("operator", None, None)],
+            roles: vec![
+                role("", rate(60), None),
+                role("vip", rate(300), Some(4)),
+                role("operator", None, None),
+            ],
             models: vec![Model {
                 alias: "local".into(),
                 kind: ModelKind::OpenAi {
@@ -123,10 +127,12 @@ mod tests {
         assert_eq!((policy.log_level, policy.content.mode), (Level::Warn, ContentMode::Log));
         assert_eq!(policy.role("vip").weight, 4);
 
-        let mut policy = Policy { roles: vec![Role { name: String::new(), rate: None, weight: 1 }], ..Policy::default() };
+        let mut policy =
+            Policy { roles: vec![Role { name: String::new(), rate: None, weight: 1 }], ..Policy::default() };
         policy.roles.push(Role { name: "vip".into(), rate: None, weight: 9 });
         policy.login.appid = Some("wx1".into());
-        let given = settings(&[("LOG_LEVEL", "info"), ("CONTENT_CHECK", "off"), ("RATE_LIMIT_PER_MINUTE", "0")]);
+        let given =
+            settings(&[("LOG_LEVEL", "info"), ("CONTENT_CHECK", "off"), ("RATE_LIMIT_PER_MINUTE", "0")]);
         assert_eq!(policy.configure(catalog(), &given, &secrets), Ok(()));
         assert_eq!((policy.log_level, policy.content.mode), (Level::Info, ContentMode::Off));
         assert_eq!(policy.roles.first().and_then(|role| role.rate), None);

@@ -19,7 +19,8 @@ pub mod tokens;
 use serde::{Deserialize, Serialize};
 
 pub use settings::{
-    CREDENTIALS, NAMES, SECRETS, Secrets, SettingError, Settings, is_agent_id, is_role, parse_rate, wechat_url,
+    CREDENTIALS, NAMES, SECRETS, Secrets, SettingError, Settings, is_agent_id, is_role, parse_rate,
+    wechat_url,
 };
 
 use crate::{
