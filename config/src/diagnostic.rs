@@ -91,7 +91,7 @@ impl Report {
 
     /// In order of files, lines and columns, each once.
     pub(crate) fn into_diagnostics(mut self) -> Vec<Diagnostic> {
-        self.found.sort_by(|a, b| a.0.cmp(&b.0));
+        self.found.sort_by(|a, b| (a.0, &a.2).cmp(&(b.0, &b.2)));
         self.found.dedup();
         let files = self.files;
         let named =

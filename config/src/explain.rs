@@ -48,7 +48,10 @@ pub fn explain(catalog: &Catalog, question: &Question<'_>) -> Result<String, Str
         Reason::Intent => format!("it is the profile of `{intent}`"),
         Reason::Role => format!("it is the profile of `{intent}` for the role `{role}`"),
         Reason::Environment => {
-            format!("{} does not allow the intent's own, and this is the newest version that it allows", environment.name())
+            format!(
+                "{} does not allow the intent's own, and this is the newest version that it allows",
+                environment.name()
+            )
         }
         Reason::Rollout => "the rollout has drawn this person".to_owned(),
         Reason::Header => "X-OpenClaw-Profile asks for it, and this person may have it".to_owned(),
@@ -56,7 +59,8 @@ pub fn explain(catalog: &Catalog, question: &Question<'_>) -> Result<String, Str
     let mut out = format!("profile  {}\nbecause  {because}\n", choice.profile.name);
     // Writing to a String cannot fail.
     if let (Some(name), Some(ignored)) = (wanted, choice.ignored) {
-        let _ = writeln!(out, "header   X-OpenClaw-Profile: {name} is not followed: {}", not_followed(ignored));
+        let _ =
+            writeln!(out, "header   X-OpenClaw-Profile: {name} is not followed: {}", not_followed(ignored));
     }
     if let Some(line) = rollout_line {
         let _ = writeln!(out, "rollout  {line}");
@@ -81,7 +85,9 @@ fn nobody(why: NoProfile, question: &Question<'_>) -> String {
     let Question { intent, role, environment, .. } = question;
     match why {
         NoProfile::UnknownIntent => format!("there is no intent `{intent}`"),
-        NoProfile::NotAllowed => format!("{} allows no version of the profile of `{intent}`", environment.name()),
+        NoProfile::NotAllowed => {
+            format!("{} allows no version of the profile of `{intent}`", environment.name())
+        }
         NoProfile::Role => format!("the profile of `{intent}` is not for the role `{role}`"),
         NoProfile::Missing => format!("the profile of `{intent}` is not in the configuration"),
     }
@@ -101,7 +107,9 @@ fn describe(catalog: &Catalog, profile: &Profile, out: &mut String) {
     let place = match catalog.model(&profile.model).map(|model| &model.kind) {
         None => "OpenClaw's default agent".to_owned(),
         Some(ModelKind::OpenClaw { agent, model }) => {
-            let agent = agent.as_ref().map_or_else(|| "the default agent".to_owned(), |agent| format!("agent {agent}"));
+            let agent = agent
+                .as_ref()
+                .map_or_else(|| "the default agent".to_owned(), |agent| format!("agent {agent}"));
             let model = model.as_ref().map(|model| format!(", model {model}")).unwrap_or_default();
             format!("OpenClaw, {agent}{model}")
         }
@@ -156,7 +164,10 @@ environments: {prod: {allowed_profiles: [qa_v1, qa_v2, strong]}, staging: {allow
         assert!(dear.contains("X-OpenClaw-Profile: strong is not followed: it is dearer"), "{dear}");
         let all = ask(Question { intent: "new", percent: Some(100.0), ..qa }).expect("somebody");
         assert!(all.starts_with("profile  qa_v2\nbecause  the rollout has drawn this person\n"), "{all}");
-        assert!(ask(Question { intent: "new", percent: Some(0.0), ..qa }).is_ok_and(|text| text.starts_with("profile  qa_v1")));
+        assert!(
+            ask(Question { intent: "new", percent: Some(0.0), ..qa })
+                .is_ok_and(|text| text.starts_with("profile  qa_v1"))
+        );
         assert_eq!(ask(Question { intent: "q", ..qa }), Err("there is no intent `q`".into()));
         assert_eq!(
             ask(Question { environment: Environment::Staging, ..qa }),

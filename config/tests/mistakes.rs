@@ -170,7 +170,7 @@ fn models_and_their_keys() {
     );
     first(
         &model("base_url: 'http://localhost:1/v1', api_key: '${OPENCLAW_GATEWAY_TOKEN}'"),
-        "a.yaml:2:87: error: OPENCLAW_GATEWAY_TOKEN is this gateway's own secret, and would be sent to the model's server",
+        "a.yaml:2:86: error: OPENCLAW_GATEWAY_TOKEN is this gateway's own secret, and would be sent to the model's server",
     );
     first("limits: {max_concurrency_per_model: {fats: 3}}", "a.yaml:1:38: error: there is no model `fats`");
 }
