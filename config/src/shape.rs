@@ -33,20 +33,20 @@ pub(crate) enum Shape {
     /// A secret by name.
     Secret,
     /// Any number of these.
-    List(&'static Shape),
+    List(&'static Self),
     /// A mapping whose names are free, each with one of these. The names of two files come
     /// together.
-    Named(&'static Shape, &'static Shape),
+    Named(&'static Self, &'static Self),
     /// A mapping with these keys and no others.
     Object(&'static [Key]),
     /// The same, and the keys of two files come together.
     Section(&'static [Key]),
     /// A section beside whose keys there are free names.
-    Open(&'static [Key], &'static Shape),
+    Open(&'static [Key], &'static Self),
     /// A mapping whose `kind` says which keys it has.
     Kinds(&'static [(&'static str, &'static [Key])]),
     /// The first of these that a value of its kind can be.
-    Either(&'static [Shape]),
+    Either(&'static [Self]),
     /// Any mapping: a JSON Schema.
     Free,
     /// Refused with these words.

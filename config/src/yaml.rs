@@ -376,10 +376,10 @@ fn plain(text: &str) -> Value {
     }
     let radix = |prefix: &str, radix| i64::from_str_radix(text.strip_prefix(prefix)?, radix).ok();
     let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
-    if digits.starts_with(|c: char| c.is_ascii_digit()) {
-        if let Some(number) = radix("0x", 16).or_else(|| radix("0o", 8)).or_else(|| text.parse().ok()) {
-            return Value::Integer(number);
-        }
+    if digits.starts_with(|c: char| c.is_ascii_digit())
+        && let Some(number) = radix("0x", 16).or_else(|| radix("0o", 8)).or_else(|| text.parse().ok())
+    {
+        return Value::Integer(number);
     }
     let numeric = digits.starts_with(|c: char| c.is_ascii_digit() || c == '.')
         && digits.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'));
