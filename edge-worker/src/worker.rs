@@ -9,10 +9,13 @@ mod js;
 mod state_cell;
 mod upstream;
 
-use std::{cell::OnceCell, rc::Rc};
+use std::{
+    cell::{OnceCell, RefCell},
+    rc::Rc,
+};
 
 use minigate_core::{
-    policy::{HostFacts, NAMES, Policy, SECRETS, Secrets, Settings},
+    policy::{HostFacts, NAMES, Policy, SECRETS, Secrets, SettingError, Settings, catalog::Catalog},
     seam::{REQUEST_HEADERS, RequestHead},
 };
 use wasm_bindgen::{JsValue, prelude::wasm_bindgen};
@@ -24,7 +27,9 @@ use upstream::Addresses;
 
 thread_local! {
     static MODULE: OnceCell<(String, u64)> = const { OnceCell::new() };
-    static WORKER: OnceCell<Rc<Worker>> = const { OnceCell::new() };
+    static WORKER: RefCell<Option<Rc<Worker>>> = const { RefCell::new(None) };
+    /// A configuration that the next request takes over.
+    static NEXT: RefCell<Option<Catalog>> = const { RefCell::new(None) };
 }
 
 /// Told once by the entry: the SHA-256 and size of the module file.
@@ -35,38 +40,70 @@ pub fn describe(sha256: String, bytes: f64) {
     MODULE.with(|module| drop(module.set((sha256, bytes as u64))));
 }
 
+/// Told by the entry, at the start and when another one is there: a compiled configuration, or
+/// nothing. Says whether it can be read; if not, what was there stays.
+#[wasm_bindgen]
+#[allow(unreachable_pub, reason = "wasm-bindgen exports public functions only")]
+pub fn configure(bytes: &[u8]) -> bool {
+    let read = if bytes.is_empty() { Some(Catalog::default()) } else { Catalog::decode(bytes) };
+    let Some(catalog) = read else { return false };
+    let known = current().is_some_and(|worker| worker.policy.catalog == catalog);
+    NEXT.with(|next| next.replace((!known).then_some(catalog)));
+    true
+}
+
+fn current() -> Option<Rc<Worker>> {
+    WORKER.with(|worker| worker.borrow().clone())
+}
+
 /// One request.
 #[event(fetch)]
 async fn fetch(request: Request, env: Env, context: Context) -> worker::Result<Response> {
     let head = head(&request);
     let signal = request.signal();
-    let worker = match WORKER.with(|worker| worker.get().cloned()) {
-        Some(worker) => Ok(worker),
-        None => {
-            configure(&env).map(|made| WORKER.with(|worker| Rc::clone(worker.get_or_init(|| Rc::new(made)))))
-        }
-    };
-    match worker {
-        Ok(worker) => {
+    match worker(&env) {
+        Some(worker) => {
             let driver = Driver::begin(worker, head, request, Rc::new(context));
             driver::respond(driver, &signal).await
         }
+        None => driver::respond_broken(&head),
+    }
+}
+
+/// What serves, with the newest configuration that can be used. `None` while there is none.
+fn worker(env: &Env) -> Option<Rc<Worker>> {
+    let (next, current) = (NEXT.take(), current());
+    if next.is_none() && current.is_some() {
+        return current;
+    }
+    let catalog = next.unwrap_or_default();
+    match make(env, catalog.clone()) {
+        Ok(made) => {
+            let made = Some(Rc::new(made));
+            WORKER.with(|worker| worker.borrow_mut().clone_from(&made));
+            made
+        }
         Err(problems) => {
+            let event = if current.is_some() { "configuration_refused" } else { "refused_to_start" };
             for problem in problems {
-                worker::console_error!("{}", js::log_line("refused_to_start", &problem));
+                worker::console_error!("{}", js::log_line(event, &problem));
             }
-            driver::respond_broken(&head)
+            if current.is_none() {
+                NEXT.set(Some(catalog));
+            }
+            current
         }
     }
 }
 
-/// The policy of the settings, once in an isolate's life.
-fn configure(env: &Env) -> Result<Worker, Vec<String>> {
+/// The policy of the settings and a configuration.
+fn make(env: &Env, catalog: Catalog) -> Result<Worker, Vec<String>> {
     let read = |name: &str| js::property(env, name).as_string();
     let settings: Settings =
         NAMES.iter().filter_map(|name| Some(((*name).to_owned(), read(name)?))).collect();
     let mut secrets = Secrets::default();
-    secrets.0.extend(SECRETS.iter().filter_map(|name| Some(((*name).to_owned(), read(name)?))));
+    let names = SECRETS.iter().copied().chain(catalog.secrets());
+    secrets.0.extend(names.filter_map(|name| Some((name.to_owned(), read(name)?))));
     let (module_sha256, module_bytes) = MODULE.with(|module| module.get().cloned()).unwrap_or_default();
     let facts = HostFacts {
         name: "edge".into(),
@@ -75,9 +112,11 @@ fn configure(env: &Env) -> Result<Worker, Vec<String>> {
         module_sha256,
         module_bytes,
     };
-    let policy = Policy::from_settings(&settings, &secrets, facts, false)
-        .map_err(|errors| errors.iter().map(ToString::to_string).collect::<Vec<String>>())?;
-    let addresses = Addresses::new(&settings, &secrets);
+    let problems =
+        |errors: Vec<SettingError>| errors.iter().map(ToString::to_string).collect::<Vec<String>>();
+    let mut policy = Policy::from_settings(&settings, &secrets, facts, false).map_err(problems)?;
+    let addresses = Addresses::new(&settings, &catalog, &secrets);
+    policy.configure(catalog, &settings, &secrets).map_err(problems)?;
     let state = env.durable_object("STATE").map_err(|error| vec![format!("binding STATE: {error}")])?;
     Ok(Worker { policy, addresses, state })
 }

@@ -4,6 +4,7 @@
 //! a line here that would need one belongs into the core.
 
 mod clock;
+mod configuration;
 mod demo;
 mod driver;
 mod journal;
@@ -15,7 +16,9 @@ mod upstream;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use minigate_config::Question;
+use minigate_core::policy::Environment;
 
 /// A gateway between WeChat Mini Programs and OpenClaw.
 #[derive(Debug, Parser)]
@@ -32,10 +35,39 @@ enum Command {
         /// The wasm module; by default `minigate.wasm` beside this program.
         #[arg(long)]
         module: Option<PathBuf>,
+        /// A configuration file; several are read as one. Without it, those of `MINIGATE_CONFIG`,
+        /// separated by commas.
+        #[arg(long, value_name = "FILE")]
+        config: Vec<PathBuf>,
         /// Use the built-in demo upstream in place of an OpenClaw Gateway. Dev only.
         #[arg(long)]
         demo: bool,
     },
+    /// Check configuration files, and say every mistake with its place.
+    Check {
+        /// The files; several are read as one.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Also say what would be the matter in this environment.
+        #[arg(long, value_name = "dev|staging|prod", value_parser = environment)]
+        environment: Option<Environment>,
+        /// Warnings fail too.
+        #[arg(long)]
+        strict: bool,
+    },
+    /// Compile configuration files for the edge.
+    Compile {
+        /// The files; several are read as one.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Where to write.
+        #[arg(short, long, value_name = "OUT")]
+        output: PathBuf,
+    },
+    /// Say which profile would answer a question, and why.
+    Explain(Explain),
+    /// Print the JSON Schema of configuration files, for editors.
+    Schema,
     /// Run only the demo upstream, on a free port of the loopback interface.
     Demo {
         /// The port; 0 takes a free one.
@@ -44,10 +76,63 @@ enum Command {
     },
 }
 
+#[derive(Debug, Args)]
+struct Explain {
+    /// The files; several are read as one.
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// What is asked for.
+    #[arg(long)]
+    intent: String,
+    /// Who asks: the subject that logs and answers to logins show. It decides in rollouts.
+    #[arg(long, default_value = "")]
+    user: String,
+    /// The person's role.
+    #[arg(long, default_value = "")]
+    role: String,
+    /// Where.
+    #[arg(long, value_name = "dev|staging|prod", value_parser = environment, default_value = "prod")]
+    environment: Environment,
+    /// A header of the request; only `X-OpenClaw-Profile: NAME` decides anything.
+    #[arg(long, value_name = "NAME: VALUE")]
+    header: Vec<String>,
+    /// How far a rollout is, in percent; its first step without it.
+    #[arg(long)]
+    percent: Option<f64>,
+}
+
+impl Explain {
+    fn run(&self) -> ExitCode {
+        let pairs = self.header.iter().filter_map(|header| header.split_once(':'));
+        let mut wanted = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case("x-openclaw-profile"));
+        let question = Question {
+            intent: &self.intent,
+            user: &self.user,
+            role: &self.role,
+            environment: self.environment,
+            wanted: wanted.next().map(|(_, value)| value.trim()),
+            percent: self.percent,
+        };
+        configuration::explain(&self.files, &question)
+    }
+}
+
+/// An environment by its name.
+fn environment(name: &str) -> Result<Environment, String> {
+    let all = [Environment::Dev, Environment::Staging, Environment::Prod];
+    all.into_iter().find(|known| known.name() == name).ok_or_else(|| "one of dev, staging, prod".to_owned())
+}
+
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Serve { module, demo } => server::serve(module, demo),
+        Command::Serve { module, config, demo } => server::serve(module, config, demo),
         Command::Demo { port } => demo::run(port),
+        Command::Check { files, environment, strict } => {
+            return configuration::check(&files, environment, strict);
+        }
+        Command::Compile { files, output } => return configuration::compile(&files, &output),
+        Command::Explain(explain) => return explain.run(),
+        Command::Schema => return configuration::schema(),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

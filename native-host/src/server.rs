@@ -26,7 +26,7 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
 };
 use minigate_core::{
-    policy::{self, Environment, HostFacts, Policy},
+    policy::{self, Environment, HostFacts, Policy, SettingError},
     seam::{REQUEST_HEADERS, RequestHead},
 };
 use tokio::{
@@ -36,7 +36,7 @@ use tokio::{
 };
 
 use crate::{
-    demo,
+    configuration, demo,
     driver::{Driver, Emission, Told, Worker, apply_told},
     journal,
     module::{Code, Core},
@@ -64,21 +64,25 @@ struct Shared {
 ///
 /// # Errors
 /// Everything that keeps it from starting, in words for an operator.
-pub(crate) fn serve(module: Option<PathBuf>, demo: bool) -> Result<(), String> {
+pub(crate) fn serve(module: Option<PathBuf>, config: Vec<PathBuf>, demo: bool) -> Result<(), String> {
     let begun = std::time::Instant::now();
-    let gathered = settings::gather()?;
+    let mut gathered = settings::gather()?;
     let facts = HostFacts { name: "native".into(), ..HostFacts::default() };
+    let problems = |errors: Vec<SettingError>| {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        lines.join("; ")
+    };
     let mut policy =
-        Policy::from_settings(&gathered.settings, &gathered.secrets, facts, demo).map_err(|errors| {
-            let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            lines.join("; ")
-        })?;
+        Policy::from_settings(&gathered.settings, &gathered.secrets, facts, demo).map_err(problems)?;
+    let catalog = configuration::load(config, policy.environment)?;
+    settings::gather_secrets(&catalog.secrets(), &mut gathered.secrets)?;
+    policy.configure(catalog, &gathered.settings, &gathered.secrets).map_err(problems)?;
     let wechat = policy::wechat_url(&gathered.settings);
     let addresses = if demo {
-        Addresses::new(&demo::start()?, wechat, &gathered.secrets)?
+        Addresses::new(&demo::start()?, wechat, &policy.catalog, &gathered.secrets)?
     } else {
         let url = gathered.settings.get("OPENCLAW_GATEWAY_URL").map(String::as_str).unwrap_or_default();
-        Addresses::new(url, wechat, &gathered.secrets)?
+        Addresses::new(url, wechat, &policy.catalog, &gathered.secrets)?
     };
     let store_url = gathered.secrets.get("STORE_URL").map(str::to_owned);
     drop(gathered);
@@ -127,6 +131,7 @@ pub(crate) fn serve(module: Option<PathBuf>, demo: bool) -> Result<(), String> {
             ("module", shared.policy.host.module_sha256.as_str().into()),
             ("env", shared.policy.environment.name().into()),
             ("demo", demo.into()),
+            ("config", shared.policy.catalog.version.as_str().into()),
             ("startMs", u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX).into()),
         ],
     );

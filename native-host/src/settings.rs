@@ -27,6 +27,19 @@ pub(crate) fn gather() -> Result<Gathered, String> {
     Ok(Gathered { settings, secrets })
 }
 
+/// Reads the secrets that a configuration names besides.
+///
+/// # Errors
+/// As [`gather`].
+pub(crate) fn gather_secrets(names: &[&str], secrets: &mut Secrets) -> Result<(), String> {
+    for name in names {
+        if let Some(value) = secret(name)? {
+            secrets.0.insert((*name).to_owned(), value);
+        }
+    }
+    Ok(())
+}
+
 /// `NAME`, else the file that `NAME_FILE` names, else systemd's credential `NAME`.
 fn secret(name: &str) -> Result<Option<String>, String> {
     if let Ok(value) = env::var(name) {

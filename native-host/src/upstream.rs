@@ -1,4 +1,4 @@
-//! The way to OpenClaw and to WeChat: a pool of connections, ropes as bodies, names instead of addresses.
+//! The way to OpenClaw, to WeChat and to models: a pool of connections, ropes as bodies, names instead of addresses.
 
 use std::{
     collections::VecDeque,
@@ -22,8 +22,8 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use minigate_core::{
-    policy::{CREDENTIALS, Secrets},
-    seam::{Credential, Fetch, FetchFailure, OPENCLAW, Piece, Rope, UPSTREAM_HEADERS, WECHAT},
+    policy::{CREDENTIALS, Secrets, catalog::Catalog},
+    seam::{Credential, Fetch, FetchFailure, MODEL, OPENCLAW, Piece, Rope, UPSTREAM_HEADERS, WECHAT},
 };
 
 /// How long a connection is kept. OpenClaw closes an idle one after 5 s.
@@ -34,8 +34,10 @@ const IDLE: Duration = Duration::from_secs(4);
 pub(crate) struct Addresses {
     openclaw: String,
     wechat: String,
+    /// By alias.
+    models: Vec<(String, String)>,
     /// By the name of the setting.
-    credentials: Vec<(&'static str, String)>,
+    credentials: Vec<(String, String)>,
 }
 
 impl std::fmt::Debug for Addresses {
@@ -51,21 +53,28 @@ impl std::fmt::Debug for Addresses {
 impl Addresses {
     /// # Errors
     /// When a URL is none, or a credential cannot be a header.
-    pub(crate) fn new(openclaw: &str, wechat: &str, secrets: &Secrets) -> Result<Self, String> {
+    pub(crate) fn new(
+        openclaw: &str,
+        wechat: &str,
+        catalog: &Catalog,
+        secrets: &Secrets,
+    ) -> Result<Self, String> {
         let base = |name: &str, url: &str| {
             let base = url.trim_end_matches('/').to_owned();
             base.parse::<Uri>().map(|_| base).map_err(|error| format!("{name}: {error}"))
         };
         let mut credentials = Vec::new();
-        for name in CREDENTIALS {
+        for name in CREDENTIALS.iter().copied().chain(catalog.secrets()) {
             if let Some(value) = secrets.get(name) {
                 HeaderValue::from_str(value).map_err(|_| format!("{name}: not a valid header value"))?;
-                credentials.push((*name, value.to_owned()));
+                credentials.push((name.to_owned(), value.to_owned()));
             }
         }
+        let server = |(alias, url): (&str, &str)| Ok::<_, String>((alias.to_owned(), base(alias, url)?));
         Ok(Self {
             openclaw: base("OPENCLAW_GATEWAY_URL", openclaw)?,
             wechat: base("WECHAT_API_URL", wechat)?,
+            models: catalog.servers().map(server).collect::<Result<_, _>>()?,
             credentials,
         })
     }
@@ -74,12 +83,15 @@ impl Addresses {
         match upstream {
             OPENCLAW => Some(&self.openclaw),
             WECHAT => Some(&self.wechat),
-            _ => None,
+            _ => {
+                let alias = upstream.strip_prefix(MODEL)?;
+                self.models.iter().find(|(known, _)| known == alias).map(|(_, base)| base.as_str())
+            }
         }
     }
 
     fn credential(&self, name: &str) -> Option<&str> {
-        self.credentials.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+        self.credentials.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }
 
@@ -263,6 +275,8 @@ impl Body for RopeBody {
 
 #[cfg(test)]
 mod tests {
+    use minigate_core::policy::catalog::{Model, ModelKind};
+
     use super::*;
 
     #[test]
@@ -289,9 +303,35 @@ mod tests {
             secrets
         };
         let wechat = "https://api.weixin.qq.com";
-        assert!(Addresses::new("http://127.0.0.1:18789/", wechat, &secrets("t")).is_ok());
-        assert!(Addresses::new("https://gateway.example", wechat, &secrets("t")).is_ok());
-        assert!(Addresses::new("http://127.0.0.1 x", wechat, &secrets("t")).is_err());
-        assert!(Addresses::new("http://127.0.0.1", wechat, &secrets("bad\ntoken")).is_err());
+        let new = |url, token| Addresses::new(url, wechat, &Catalog::default(), &secrets(token));
+        assert!(new("http://127.0.0.1:18789/", "t").is_ok());
+        assert!(new("https://gateway.example", "t").is_ok());
+        assert!(new("http://127.0.0.1 x", "t").is_err());
+        assert!(new("http://127.0.0.1", "bad\ntoken").is_err());
+    }
+
+    #[test]
+    fn a_model_has_its_own_address_and_key() {
+        let model = |alias: &str, key: &str| Model {
+            alias: alias.into(),
+            kind: ModelKind::OpenAi {
+                base_url: format!("http://{alias}:8000/v1/"),
+                api_key: Some(key.into()),
+                model: "m".into(),
+            },
+            slots: None,
+            timeout_ms: None,
+        };
+        let models = vec![model("local", "LOCAL_KEY"), model("sly", "API_KEY")];
+        let catalog = Catalog { models, ..Catalog::default() };
+        let mut secrets = Secrets::default();
+        secrets.0.insert("LOCAL_KEY".into(), "key".into());
+        secrets.0.insert("API_KEY".into(), "the gateway's own".into());
+        let addresses = Addresses::new("http://127.0.0.1", "https://wechat.example", &catalog, &secrets);
+        let addresses = addresses.expect("valid");
+        assert_eq!(addresses.base("model:local"), Some("http://local:8000/v1"));
+        assert_eq!((addresses.base("model:other"), addresses.base("local")), (None, None));
+        assert_eq!(addresses.credential("LOCAL_KEY"), Some("key"));
+        assert_eq!(addresses.credential("API_KEY"), None);
     }
 }

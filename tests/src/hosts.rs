@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use minigate_config::{Source, check};
 use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, BufReader},
@@ -65,12 +66,42 @@ impl Host {
     /// # Panics
     /// When it cannot start; its output says why.
     pub async fn start(kind: Kind, settings: &[(&str, &str)]) -> Self {
+        Self::start_with_config(kind, &[], settings).await
+    }
+
+    /// Starts a host with configuration files, as names and YAML, and these settings.
+    ///
+    /// # Panics
+    /// As [`Host::start`], and when the files have mistakes.
+    pub async fn start_with_config(kind: Kind, files: &[(&str, &str)], settings: &[(&str, &str)]) -> Self {
         let directory = new_directory(kind.name());
         let command = match kind {
-            Kind::Native => native(&directory, settings),
-            Kind::Edge => edge(&directory, settings),
+            Kind::Native => {
+                let mut command = native(&directory, settings);
+                for (name, yaml) in files {
+                    let path = directory.join(name);
+                    std::fs::write(&path, yaml).expect("a file");
+                    command.arg("--config").arg(path);
+                }
+                command
+            }
+            Kind::Edge => edge(&directory, &compiled(files), None, settings),
         };
         Self::run(kind, command, directory).await
+    }
+
+    /// Starts the edge with one configuration beside the module and another one in KV.
+    ///
+    /// # Panics
+    /// As [`Host::start_with_config`].
+    pub async fn start_with_kv(
+        files: &[(&str, &str)],
+        stored: &[(&str, &str)],
+        settings: &[(&str, &str)],
+    ) -> Self {
+        let directory = new_directory("edge-kv");
+        let command = edge(&directory, &compiled(files), Some(&compiled(stored)), settings);
+        Self::run(Kind::Edge, command, directory).await
     }
 
     /// Starts the native host with its built-in demo upstream.
@@ -239,24 +270,51 @@ fn native(directory: &Path, settings: &[(&str, &str)]) -> Command {
     command
 }
 
-fn edge(directory: &Path, settings: &[(&str, &str)]) -> Command {
+/// What `minigate compile` makes of these files; nothing of none.
+fn compiled(files: &[(&str, &str)]) -> Vec<u8> {
+    if files.is_empty() {
+        return Vec::new();
+    }
+    let source = |(name, yaml): &(&str, &str)| Source { name: (*name).into(), text: (*yaml).into() };
+    let checked = check(&files.iter().map(source).collect::<Vec<_>>(), None);
+    let lines: Vec<String> = checked.diagnostics.iter().map(ToString::to_string).collect();
+    checked.catalog.unwrap_or_else(|| panic!("{}", lines.join("\n"))).encode()
+}
+
+fn edge(directory: &Path, catalog: &[u8], kv: Option<&[u8]>, settings: &[(&str, &str)]) -> Command {
     let config = directory.join("config.capnp");
-    std::fs::write(&config, workerd_config(&required("MINIGATE_MODULE"), settings)).expect("a file");
+    let text = workerd_config(&required("MINIGATE_MODULE"), kv.is_some(), settings);
+    std::fs::write(&config, text).expect("a file");
+    std::fs::write(directory.join("catalog.bin"), catalog).expect("a file");
+    // workerd asks a KV namespace over HTTP; a directory answers as one that is only read.
+    let stored = directory.join("kv");
+    std::fs::create_dir(&stored).expect("a directory");
+    if let Some(bytes) = kv {
+        std::fs::write(stored.join("catalog"), bytes).expect("a file");
+    }
     let link = directory.join("module");
     std::os::unix::fs::symlink(required("MINIGATE_MODULE"), link).expect("a link");
     let mut command = Command::new(required("MINIGATE_WORKERD"));
     command.arg("serve").arg(config).arg("--control-fd=1").env_clear();
+    if kv.is_some() {
+        command.arg(format!("--directory-path=kv={}", stored.display()));
+    }
     command
 }
 
 /// What `wrangler.toml` says, in workerd's own terms.
-fn workerd_config(module: &Path, settings: &[(&str, &str)]) -> String {
+fn workerd_config(module: &Path, kv: bool, settings: &[(&str, &str)]) -> String {
     let mut modules = String::new();
     let mut add = |name: &str, kind: &str| {
         // Writing to a String cannot fail.
         let _ = writeln!(modules, "    (name = \"{name}\", {kind} = embed \"module/{name}\"),");
     };
     add("entry.mjs", "esModule");
+    let (store, binding) = if kv {
+        (r#"(name = "kv", disk = (writable = false)),"#, r#"(name = "CONFIG", kvNamespace = "kv"),"#)
+    } else {
+        ("", "")
+    };
     for name in files(module, Path::new("")) {
         match name.rsplit_once('.').map(|(_, ending)| ending) {
             Some("js" | "mjs") if name != "entry.mjs" => add(&name, "esModule"),
@@ -274,16 +332,19 @@ const config :Workerd.Config = (
   services = [
     (name = "main", worker = .gateway),
     (name = "internet", network = (allow = ["public", "private"])),
+    {store}
   ],
   sockets = [(name = "http", address = "127.0.0.1:0", http = (), service = "main")],
 );
 const gateway :Workerd.Worker = (
   modules = [
-{modules}  ],
+{modules}    (name = "catalog.bin", data = embed "catalog.bin"),
+  ],
   compatibilityDate = "2026-11-01",
   compatibilityFlags = ["enable_request_signal"],
   bindings = [
 {bindings}    (name = "STATE", durableObjectNamespace = "StateCell"),
+    {binding}
   ],
   durableObjectNamespaces = [(className = "StateCell", uniqueKey = "minigate", enableSql = true)],
   durableObjectStorage = (inMemory = void),

@@ -52,11 +52,12 @@ pub(crate) fn edge(layout: &Layout, arguments: &[String]) -> Result<ExitCode> {
     let node = Node::ensure(layout)?;
     let tools = node.edge_tools(layout)?;
 
-    let mut settings = settings(|name| env::var(name).ok())?;
-    let has = |settings: &Settings, name| settings.iter().any(|(known, _)| *known == name);
+    let named = named_secrets(&env::var("MINIGATE_CONFIG").unwrap_or_default())?;
+    let mut settings = settings(&named, |name| env::var(name).ok())?;
+    let has = |settings: &Settings, name| settings.iter().any(|(known, _)| known == name);
     if !has(&settings, "MINIGATE_ENV") {
         say!("[edge] MINIGATE_ENV is not set: dev");
-        settings.push(("MINIGATE_ENV", "dev".to_owned()));
+        settings.push(("MINIGATE_ENV".to_owned(), "dev".to_owned()));
     }
     let mut demo = None;
     if !has(&settings, "OPENCLAW_GATEWAY_URL") {
@@ -66,9 +67,9 @@ pub(crate) fn edge(layout: &Layout, arguments: &[String]) -> Result<ExitCode> {
             "[edge] OPENCLAW_GATEWAY_URL is not set: the demo upstream at {} answers, not OpenClaw",
             upstream.url
         );
-        settings.push(("OPENCLAW_GATEWAY_URL", upstream.url.clone()));
+        settings.push(("OPENCLAW_GATEWAY_URL".to_owned(), upstream.url.clone()));
         if !has(&settings, "OPENCLAW_GATEWAY_TOKEN") {
-            settings.push(("OPENCLAW_GATEWAY_TOKEN", "demo".to_owned()));
+            settings.push(("OPENCLAW_GATEWAY_TOKEN".to_owned(), "demo".to_owned()));
         }
         demo = Some(upstream);
     }
@@ -90,13 +91,24 @@ pub(crate) fn edge(layout: &Layout, arguments: &[String]) -> Result<ExitCode> {
     Ok(exit_code(status))
 }
 
-type Settings = Vec<(&'static str, String)>;
+type Settings = Vec<(String, String)>;
+
+/// The secrets that configuration files name as `${NAME}`.
+fn named_secrets(files: &str) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for path in files.split(',').map(str::trim).filter(|path| !path.is_empty()) {
+        let text = fs::read_to_string(path).map_err(|error| format!("MINIGATE_CONFIG: {path}: {error}"))?;
+        let after = text.split("${").skip(1);
+        names.extend(after.filter_map(|rest| Some(rest.split_once('}')?.0.to_owned())));
+    }
+    Ok(names)
+}
 
 /// The settings of the environment. `NAME_FILE` is read here: there are no files
 /// on the edge.
-fn settings(variable: impl Fn(&str) -> Option<String>) -> Result<Settings> {
+fn settings(named: &[String], variable: impl Fn(&str) -> Option<String>) -> Result<Settings> {
     let mut found = Settings::new();
-    for &name in SETTINGS {
+    for name in SETTINGS.iter().copied().chain(named.iter().map(String::as_str)) {
         let value = match (variable(name), variable(&format!("{name}_FILE"))) {
             (Some(value), _) => Some(value),
             (None, Some(path)) => {
@@ -106,7 +118,7 @@ fn settings(variable: impl Fn(&str) -> Option<String>) -> Result<Settings> {
             }
             (None, None) => None,
         };
-        found.extend(value.filter(|value| !value.is_empty()).map(|value| (name, value)));
+        found.extend(value.filter(|value| !value.is_empty()).map(|value| (name.to_owned(), value)));
     }
     Ok(found)
 }
@@ -184,14 +196,25 @@ mod tests {
             "HOME" => Some("/h".to_owned()),
             _ => None,
         };
-        assert_eq!(settings(variable)?, [("LOG_LEVEL", "debug".to_owned())]);
+        assert_eq!(settings(&[], variable)?, [("LOG_LEVEL".to_owned(), "debug".to_owned())]);
         Ok(())
     }
 
     #[test]
     fn a_secret_file_that_is_missing_is_an_error() {
         let variable = |name: &str| (name == "API_KEY_FILE").then(|| "/does/not/exist".to_owned());
-        assert!(settings(variable).is_err_and(|error| error.to_string().contains("API_KEY_FILE")));
+        assert!(settings(&[], variable).is_err_and(|error| error.to_string().contains("API_KEY_FILE")));
+    }
+
+    #[test]
+    fn secrets_are_named_by_the_configuration() -> Result<()> {
+        let path = env::temp_dir().join(format!("minigate-xtask-{}.yaml", std::process::id()));
+        fs::write(&path, "models: {a: {api_key: '${A_KEY}'}, b: {api_key: '${B_KEY}'}}")?;
+        let named = named_secrets(&path.display().to_string());
+        fs::remove_file(&path)?;
+        assert_eq!(named?, ["A_KEY", "B_KEY"]);
+        assert!(named_secrets("/does/not/exist").is_err());
+        Ok(())
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The wasm module: one file for both hosts, the same bytes wherever it is built.
 
+use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -9,6 +10,7 @@ use serde_json::json;
 use crate::bindgen;
 use crate::cache::digest;
 use crate::layout::Layout;
+use crate::parts;
 use crate::step::{Result, Run, already, step};
 use crate::toolchain::{self, Toolchain, WASM};
 
@@ -25,8 +27,32 @@ pub(crate) fn print(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// Builds `target/module/`: the module, its JS, and `module.json` about it.
+/// Builds `target/module/`: the module, its JS, `module.json` about it, and the configuration.
 pub(crate) fn build(layout: &Layout, toolchain: &Toolchain) -> Result<()> {
+    build_module(layout, toolchain)?;
+    build_catalog(layout)
+}
+
+/// `catalog.bin` of the files in `MINIGATE_CONFIG`; an empty file is no configuration.
+fn build_catalog(layout: &Layout) -> Result<()> {
+    let file = layout.module_dir().join("catalog.bin");
+    let listed = env::var("MINIGATE_CONFIG").unwrap_or_default();
+    let sources: Vec<&str> = listed.split(',').map(str::trim).filter(|path| !path.is_empty()).collect();
+    if sources.is_empty() {
+        return Ok(fs::write(file, "")?);
+    }
+    parts::host(layout)?;
+    step("module", &format!("compiling {}", sources.join(", ")), || {
+        Command::new(layout.program("minigate"))
+            .arg("compile")
+            .args(&sources)
+            .arg("-o")
+            .arg(&file)
+            .run_quietly()
+    })
+}
+
+fn build_module(layout: &Layout, toolchain: &Toolchain) -> Result<()> {
     let glue = bindgen::glue(layout)?;
     let compiled = compile(layout, toolchain, "wasm", &[], "compiling the module")?;
 

@@ -39,6 +39,7 @@ struct Suite {
 
 const SUITES: &[Suite] = &[
     Suite { name: "core", place: Place::Native, selection: &["--release", "-p", "minigate-core"] },
+    Suite { name: "config", place: Place::Native, selection: &["--release", "-p", "minigate-config"] },
     Suite {
         name: "core-wasm",
         place: Place::Wasm,

@@ -30,14 +30,17 @@ impl Probes {
 /// The body of `/version`.
 pub(super) fn version(policy: &Policy) -> String {
     let host = &policy.host;
-    json!({
+    let mut body = json!({
         "version": VERSION,
         "abi": ABI_VERSION,
         "module": {"sha256": host.module_sha256, "bytes": host.module_bytes},
         "host": {"name": host.name, "version": host.version, "runtime": host.runtime},
         "environment": policy.environment.name(),
-    })
-    .to_string()
+    });
+    if !policy.catalog.version.is_empty() {
+        body["config"] = policy.catalog.version.as_str().into();
+    }
+    body.to_string()
 }
 
 impl Exchange {

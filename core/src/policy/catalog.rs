@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContentMode, Environment, Memory, redact::Rules, rollout::Rollout};
+use super::{ContentMode, Environment, Memory, SECRETS, redact::Rules, rollout::Rollout};
 use crate::{seam::Level, state::caller::Rate};
 
 /// The version of the encoded form, its first byte. Another one is refused.
@@ -32,6 +32,8 @@ pub struct Catalog {
     pub roles: Vec<RoleRules>,
     /// Answers that the operator wrote.
     pub faq: Vec<Curated>,
+    /// The alias where nothing else names a model.
+    pub default_model: Option<String>,
     /// What is taken out of answers whose profile says so, and out of everything that is logged.
     pub redaction: Rules,
 }
@@ -293,6 +295,32 @@ impl Catalog {
     pub fn role(&self, name: &str) -> Option<&RoleRules> {
         let of = |name: &str| self.roles.iter().find(|role| role.name == name);
         of(name).or_else(|| of(""))
+    }
+
+    /// What everybody may use who has no role.
+    pub fn everybody(&self) -> Option<&RoleRules> {
+        self.roles.iter().find(|role| role.name.is_empty())
+    }
+
+    /// The settings that hold models' keys, each once.
+    pub fn secrets(&self) -> Vec<&str> {
+        let keys = self.models.iter().filter_map(|model| match &model.kind {
+            ModelKind::OpenAi { api_key, .. } => api_key.as_deref(),
+            ModelKind::OpenClaw { .. } => None,
+        });
+        // A host hands out whatever is named here: its own secrets are not a model's.
+        let mut names: Vec<&str> = keys.filter(|name| !SECRETS.contains(name)).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Where models are that have servers of their own: alias and base URL.
+    pub fn servers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.models.iter().filter_map(|model| match &model.kind {
+            ModelKind::OpenAi { base_url, .. } => Some((model.alias.as_str(), base_url.as_str())),
+            ModelKind::OpenClaw { .. } => None,
+        })
     }
 
     /// The bytes that a host keeps or loads: a version, then the catalog.

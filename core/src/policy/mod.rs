@@ -6,6 +6,7 @@
 
 pub mod auth;
 pub mod catalog;
+mod configured;
 pub mod question;
 pub mod redact;
 pub mod rollout;
@@ -17,8 +18,10 @@ pub mod tokens;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use settings::is_role;
-pub use settings::{CREDENTIALS, NAMES, SECRETS, Secrets, SettingError, Settings, wechat_url};
+pub use settings::{
+    CREDENTIALS, NAMES, SECRETS, Secrets, SettingError, Settings, is_agent_id, is_role, parse_rate,
+    wechat_url,
+};
 
 use crate::{
     seam::Level,

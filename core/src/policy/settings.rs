@@ -316,7 +316,7 @@ fn read_admission(read: &mut Reader<'_>, policy: &mut Policy) {
 }
 
 /// `per_minute/burst`; `None` inside is no limit.
-fn parse_rate(text: &str) -> Option<Option<Rate>> {
+pub fn parse_rate(text: &str) -> Option<Option<Rate>> {
     let (per_minute, burst) = match text.trim().split_once('/') {
         Some((per_minute, burst)) => (per_minute.parse::<u32>().ok()?, burst.parse::<u32>().ok()?),
         None => {
@@ -329,7 +329,7 @@ fn parse_rate(text: &str) -> Option<Option<Rate>> {
 }
 
 /// A name that may stand in a token.
-pub(crate) fn is_role(text: &str) -> bool {
+pub fn is_role(text: &str) -> bool {
     (1..=32).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
 }
@@ -479,7 +479,7 @@ fn read_chat(read: &mut Reader<'_>, policy: &mut Policy) {
 }
 
 /// OpenClaw's rule for agent ids.
-fn is_agent_id(text: &str) -> bool {
+pub fn is_agent_id(text: &str) -> bool {
     (1..=64).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
 }

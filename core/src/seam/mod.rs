@@ -37,6 +37,8 @@ pub const UPSTREAM_HEADERS: &[&str] = &["content-type", "retry-after"];
 
 /// The name of an upstream: the OpenClaw Gateway.
 pub const OPENCLAW: &str = "openclaw";
+/// What precedes an alias in the name of an upstream that is a model's own server.
+pub const MODEL: &str = "model:";
 
 /// The name of an upstream: WeChat's servers.
 pub const WECHAT: &str = "wechat";

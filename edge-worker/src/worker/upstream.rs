@@ -1,9 +1,9 @@
-//! The way to OpenClaw and to WeChat: the platform's `fetch`, closed when it is dropped.
+//! The way to OpenClaw, to WeChat and to models: the platform's `fetch`, closed when it is dropped.
 
 use js_sys::{Promise, Uint8Array};
 use minigate_core::{
-    policy::{CREDENTIALS, Secrets, Settings, wechat_url},
-    seam::{Credential, Fetch, FetchFailure, Lines, OPENCLAW, UPSTREAM_HEADERS, WECHAT},
+    policy::{CREDENTIALS, Secrets, Settings, catalog::Catalog, wechat_url},
+    seam::{Credential, Fetch, FetchFailure, Lines, MODEL, OPENCLAW, UPSTREAM_HEADERS, WECHAT},
 };
 use wasm_bindgen::{JsCast as _, JsValue};
 use wasm_bindgen_futures::JsFuture;
@@ -18,19 +18,23 @@ use super::js;
 pub(super) struct Addresses {
     openclaw: String,
     wechat: String,
+    /// By alias.
+    models: Vec<(String, String)>,
     /// By the name of the setting.
-    credentials: Vec<(&'static str, String)>,
+    credentials: Vec<(String, String)>,
 }
 
 impl Addresses {
-    pub(super) fn new(settings: &Settings, secrets: &Secrets) -> Self {
+    pub(super) fn new(settings: &Settings, catalog: &Catalog, secrets: &Secrets) -> Self {
         let openclaw = settings.get("OPENCLAW_GATEWAY_URL").map(String::as_str).unwrap_or_default();
         let base = |url: &str| url.trim().trim_end_matches('/').to_owned();
-        let credential = |name: &&'static str| Some((*name, secrets.get(name)?.to_owned()));
+        let credential = |name: &str| Some((name.to_owned(), secrets.get(name)?.to_owned()));
+        let names = CREDENTIALS.iter().copied().chain(catalog.secrets());
         Self {
             openclaw: base(openclaw),
             wechat: base(wechat_url(settings)),
-            credentials: CREDENTIALS.iter().filter_map(credential).collect(),
+            models: catalog.servers().map(|(alias, url)| (alias.to_owned(), base(url))).collect(),
+            credentials: names.filter_map(credential).collect(),
         }
     }
 
@@ -38,12 +42,15 @@ impl Addresses {
         match upstream {
             OPENCLAW => Some(&self.openclaw),
             WECHAT => Some(&self.wechat),
-            _ => None,
+            _ => {
+                let alias = upstream.strip_prefix(MODEL)?;
+                self.models.iter().find(|(known, _)| known == alias).map(|(_, base)| base.as_str())
+            }
         }
     }
 
     pub(super) fn credential(&self, name: &str) -> Option<&str> {
-        self.credentials.iter().find(|(known, _)| *known == name).map(|(_, value)| value.as_str())
+        self.credentials.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod answers;
 mod attachments;
+mod configuration;
 mod deadlines;
 mod faults;
 mod leaks;
@@ -235,6 +236,7 @@ fn main() -> ExitCode {
     let all = [
         answers::scenarios(),
         attachments::scenarios(),
+        configuration::scenarios(),
         deadlines::scenarios(),
         faults::scenarios(),
         leaks::scenarios(),

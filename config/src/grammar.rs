@@ -1,0 +1,251 @@
+//! Every key of the configuration: its name, what it may be and what it is for.
+
+use crate::shape::{Key, Shape, key, required};
+
+const HOUR_MS: i64 = 3_600_000;
+/// What JavaScript still counts exactly.
+pub(crate) const MAX_INTEGER: i64 = 9_007_199_254_740_991;
+/// The most characters of a text.
+pub(crate) const MAX_CHARS: i64 = 1_000_000;
+const MAX_TOKENS: i64 = 10_000_000;
+
+/// A whole file.
+pub(crate) const FILE: Shape = Shape::Section(&[
+    key(
+        "profiles",
+        Shape::Named(&Shape::Name, &PROFILE),
+        "How questions are answered: a prompt, a model, limits.",
+    ),
+    key("routing", Shape::Open(ROUTING, &INTENT), "Which profile answers which intent."),
+    key("models", Shape::Named(&Shape::Name, &MODEL), "What the aliases in profiles stand for."),
+    key("limits", Shape::Section(LIMITS), "What everybody may use."),
+    key(
+        "environments",
+        Shape::Named(&Shape::Word(ENVIRONMENTS), &Shape::Object(ENVIRONMENT)),
+        "What differs between dev, staging and prod.",
+    ),
+    key("roles", Shape::Named(&Shape::Role, &Shape::Object(ROLE)), "What people of a role may use."),
+    key("schemas", Shape::Named(&Shape::Name, &SCHEMA), "JSON Schemas of answers, by name."),
+    key(
+        "redaction",
+        Shape::Section(REDACTION),
+        "What is taken out of logs, and out of answers of profiles with `redact`.",
+    ),
+    key("faq", Shape::List(&Shape::Object(FAQ)), "Answers that you wrote yourself."),
+]);
+
+pub(crate) const ENVIRONMENTS: &[&str] = &["dev", "staging", "prod"];
+
+const PROFILE: Shape = Shape::Object(&[
+    key("model", Shape::Name, "The alias of its model; without one, routing.defaults.model."),
+    key("system_prompt", Shape::Text, "The server's own words to the model."),
+    key("prompt", Shape::Text, "The person's message: a template with {{field}} for fields of `input`."),
+    key(
+        "input",
+        Shape::Named(&Shape::Name, &FIELD),
+        "The fields that a request may give. Without it: text, maxBullets, schemaName, language.",
+    ),
+    key("max_tokens", Shape::Integer(1, 1_000_000), "The most tokens of an answer."),
+    key("temperature", Shape::Decimal(0.0, 2.0), "0 is the steadiest."),
+    key("timeout_ms", Shape::Integer(100, HOUR_MS), "The whole turn's time; without it, TURN_TIMEOUT_MS."),
+    key("fallback", Shape::Name, "The profile that answers when this one fails."),
+    key("draft", Shape::Name, "The profile that answers first, while this one works."),
+    key(
+        "memory",
+        Shape::Word(&["client", "gateway"]),
+        "Who remembers the conversation: the phone sends it, or OpenClaw keeps it.",
+    ),
+    key("cache", Shape::Either(&[TTL, Shape::Object(CACHE)]), "Keeps answers to the same question."),
+    key(
+        "sync_deadline_ms",
+        Shape::Integer(100, HOUR_MS),
+        "After this time the client is told to come back for the answer.",
+    ),
+    key("roles", Shape::List(&Shape::Role), "Who may use it; without it, everybody."),
+    key("output", Shape::Word(&["text", "json"]), "What an answer is."),
+    key("schema", Shape::Name, "What a JSON answer must look like, when the request names no schema."),
+    key("redact", Shape::Boolean, "Takes personal data and keys out of answers."),
+    key("context_tokens", Shape::Integer(1, MAX_TOKENS), "The most tokens of history and text together."),
+    key("long_input", Shape::Word(&["refuse", "cut"]), "What is done with a text that is too long."),
+    key("max_chars", Shape::Integer(1, MAX_CHARS), "The most characters of the text; 20000 without it."),
+    key(
+        "cost",
+        Shape::Integer(1, 10_000),
+        "What a request costs in tokens of the rate, and how dear it is beside others; 1 without it.",
+    ),
+    key("attachments", Shape::Boolean, "Whether pictures and files may be sent along."),
+    key(
+        "tools",
+        Shape::Refused("tools of a profile are not there yet; the agent's own tools are set in OpenClaw"),
+        "Not yet.",
+    ),
+]);
+
+const TTL: Shape = Shape::Duration(1, 30 * 86_400);
+
+const CACHE: &[Key] = &[
+    required("ttl", TTL, "How long an answer is kept."),
+    key(
+        "shared",
+        Shape::Boolean,
+        "Whether people share what is kept: only for questions with nothing personal.",
+    ),
+];
+
+const FIELD: Shape =
+    Shape::Either(&[Shape::Word(&["text", "integer", "boolean"]), CHOICES, Shape::Object(FIELD_KEYS)]);
+const CHOICES: Shape = Shape::List(&Shape::Text);
+
+const FIELD_KEYS: &[Key] = &[
+    required(
+        "type",
+        Shape::Either(&[Shape::Word(&["text", "integer", "boolean"]), CHOICES]),
+        "What it may hold.",
+    ),
+    key("max_chars", Shape::Integer(1, MAX_CHARS), "Of a text: the most characters."),
+    key("min", Shape::Integer(-MAX_INTEGER, MAX_INTEGER), "Of a number: the least."),
+    key("max", Shape::Integer(-MAX_INTEGER, MAX_INTEGER), "Of a number: the most."),
+    key("required", Shape::Boolean, "Whether it must be there."),
+];
+
+const ROUTING: &[Key] = &[
+    key("mini_intents", Shape::Named(&Shape::Name, &INTENT), "Intents, as directly under `routing`."),
+    key("defaults", Shape::Section(DEFAULTS), "For what says nothing itself."),
+];
+
+const DEFAULTS: &[Key] = &[key("model", Shape::Name, "The alias for profiles without a model.")];
+
+const INTENT: Shape = Shape::Either(&[Shape::Name, Shape::Object(INTENT_KEYS)]);
+
+const INTENT_KEYS: &[Key] = &[
+    required("profile", Shape::Name, "Who answers it."),
+    key("roles", Shape::Named(&Shape::Role, &Shape::Name), "Who answers it for people of a role."),
+    key(
+        "max_tokens",
+        Shape::Integer(1, 1_000_000),
+        "The most tokens of an answer, whatever the profile says.",
+    ),
+    key("rollout", Shape::Object(ROLLOUT), "Brings a new version of the profile to people by steps."),
+];
+
+const ROLLOUT: &[Key] = &[
+    required("to", Shape::Name, "The profile that is to answer."),
+    key("salt", Shape::Text, "Another salt is another draw of people, from the first step."),
+    key("steps", Shape::List(&Shape::Object(STEP)), "Without them: 5, 25 and 50 percent, an hour each."),
+    key("guard", Shape::Object(GUARD), "What makes it go back by itself."),
+];
+
+const STEP: &[Key] = &[
+    required("percent", Shape::Decimal(0.01, 100.0), "People with the new version."),
+    key("at_least", Shape::Duration(1, 30 * 86_400), "At least so long; an hour without it."),
+    key("turns", Shape::Integer(0, 1_000_000_000), "At least so many turns of the new version."),
+];
+
+const OFF: Shape = Shape::Word(&["off"]);
+const POINTS: Shape = Shape::Either(&[Shape::Decimal(0.01, 100.0), OFF]);
+const PERCENT: Shape = Shape::Either(&[Shape::Integer(100, 10_000), OFF]);
+
+const GUARD: &[Key] = &[
+    key("failed", POINTS, "Percent of all turns that may fail more than now; 1 without it."),
+    key("empty", POINTS, "The same for empty answers."),
+    key("schema", POINTS, "The same for answers that are not as their schema says."),
+    key("p95", PERCENT, "The p95 of the time, in percent of the present one; 150 without it."),
+    key("tokens", PERCENT, "The mean of the tokens, likewise."),
+];
+
+const REDACTION: &[Key] = &[
+    key("mobile", Shape::Boolean, "Mobile numbers; on without it, as the four below."),
+    key("id_card", Shape::Boolean, "Numbers of resident identity cards."),
+    key("bank_card", Shape::Boolean, "Numbers of bank cards."),
+    key("email", Shape::Boolean, "E-mail addresses."),
+    key("secret", Shape::Boolean, "Keys, tokens, passwords."),
+    key(
+        "custom",
+        Shape::Named(&Shape::Name, &Shape::Text),
+        "Your own patterns, by the name that stands in their place.",
+    ),
+];
+
+const MODEL: Shape = Shape::Kinds(&[("openclaw", OPENCLAW), ("openai_compatible", OPENAI)]);
+
+const KIND: Shape = Shape::Word(&["openclaw", "openai_compatible"]);
+const MODEL_TIMEOUT: Key = key("timeout_ms", Shape::Integer(100, HOUR_MS), "The longest that it may take.");
+
+const OPENCLAW: &[Key] = &[
+    required("kind", KIND, "Behind OpenClaw."),
+    key("agent", Shape::Name, "The agent; without it, OPENCLAW_AGENT or the default one."),
+    key("model", Shape::Name, "`provider/model` in place of the agent's own."),
+    MODEL_TIMEOUT,
+];
+
+const OPENAI: &[Key] = &[
+    required("kind", KIND, "A server with OpenAI's API."),
+    required(
+        "base_url",
+        Shape::Text,
+        "Up to and with /v1. https, or http within the machine or a private network.",
+    ),
+    key("api_key", Shape::Secret, "The setting that holds its key, as ${LOCAL_MODEL_API_KEY}."),
+    required("model", Shape::Name, "Its name there."),
+    MODEL_TIMEOUT,
+];
+
+const REQUESTS: Key =
+    key("requests_per_day", Shape::Integer(0, 1_000_000_000), "Requests in a day (China's time).");
+const TOKENS: Key =
+    key("tokens_per_day", Shape::Integer(0, 1_000_000_000_000), "Tokens in a day, in and out.");
+const RATE: Key = key("rate", Shape::Rate, "Requests of one person, as 60/20: per minute and at once.");
+const TOGETHER: Key =
+    key("together", Shape::Object(&[REQUESTS, TOKENS]), "The same for all of them together.");
+
+const LIMITS: &[Key] = &[
+    key(
+        "max_concurrency_per_model",
+        Shape::Named(&Shape::Name, &Shape::Integer(1, 1024)),
+        "Turns at once of a model, by its alias.",
+    ),
+    RATE,
+    REQUESTS,
+    TOKENS,
+    TOGETHER,
+];
+
+const ENVIRONMENT: &[Key] = &[
+    key(
+        "allowed_profiles",
+        Shape::List(&Shape::Name),
+        "The profiles that may be used there; without it, all.",
+    ),
+    key(
+        "log_level",
+        Shape::Word(&["debug", "info", "warn", "error"]),
+        "What is logged, unless LOG_LEVEL says otherwise.",
+    ),
+    key("limits", Shape::Object(&[RATE, REQUESTS, TOKENS]), "For one person."),
+    key(
+        "content_check",
+        Shape::Word(&["off", "log", "enforce"]),
+        "What WeChat's content check decides, unless CONTENT_CHECK says otherwise.",
+    ),
+];
+
+const ROLE: &[Key] = &[
+    RATE,
+    key("weight", Shape::Integer(1, 1_000), "Its share when callers wait."),
+    REQUESTS,
+    TOKENS,
+    TOGETHER,
+    key("max_cost", Shape::Integer(1, 10_000), "The dearest profile that it may choose by a header."),
+];
+
+const SCHEMA: Shape = Shape::Either(&[Shape::Text, Shape::Free]);
+
+const FAQ: &[Key] = &[
+    required("intent", Shape::Name, "For this intent."),
+    required(
+        "questions",
+        Shape::List(&Shape::Text),
+        "To one of these questions, in any spelling that means the same.",
+    ),
+    required("answer", Shape::Text, "The answer."),
+];
