@@ -63,12 +63,16 @@ pub(super) enum Caller {
         role: String,
         /// When the person logged in, in seconds since 1970.
         login_s: u64,
+        /// The id of the key that signed the token.
+        signer: String,
     },
 }
 
 /// Which operation an outcome belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Gate {
+    /// The key that signed the caller's token.
+    Signer,
     /// The caller's own rate and standing.
     User,
     /// The address's: whoever has only a shared key may call itself anything.
@@ -98,6 +102,18 @@ pub(super) struct Lease {
 /// The cell of an upstream's slots.
 fn upstream_key(name: &str) -> String {
     format!("upstream:{name}")
+}
+
+/// What is asked about the key that signed a token: whether it was revoked. The same cell and
+/// operation as a person's, and no claim of the token decides anything: who has the key writes
+/// what they want into it.
+pub(super) fn ask_signer(id: &str) -> (String, Op) {
+    (signer_cell(id), Op::Enter(Enter { login_s: 1, ..Enter::default() }))
+}
+
+/// The cell of a signing key.
+pub(super) fn signer_cell(id: &str) -> String {
+    format!("signer:{id}")
 }
 
 impl Facts {
@@ -185,7 +201,7 @@ impl Exchange {
 
     /// Asks all gates, or goes on where there are none.
     pub(super) fn ask_gates(&mut self, policy: &Policy, mut waiting: Waiting, now: Moment) {
-        let mut ops = Vec::with_capacity(4);
+        let mut ops = Vec::with_capacity(6);
         let mut gate = |gate, key: String, op| {
             waiting.gates.push(gate);
             ops.push((key, op));
@@ -194,6 +210,12 @@ impl Exchange {
             Caller::Session { role, login_s, .. } => (policy.role(role), true, *login_s),
             _ => (policy.role(""), false, 0),
         };
+        if let Caller::Session { signer, .. } = &self.facts.caller {
+            // First, so that a forged token costs nobody anything: not a person whom it names, and
+            // no slot. The list stops here.
+            let (key, op) = ask_signer(signer);
+            gate(Gate::Signer, key, op);
+        }
         let abuse = policy.abuse;
         if role.rate.is_some() || abuse.block > 0 || is_session {
             let subject = self.story.subject.as_deref().unwrap_or_default();

@@ -9,7 +9,7 @@ use serde_bytes::ByteBuf;
 
 use super::{
     Exchange, Phase,
-    gates::{Caller, STORE_PATIENCE, blocked},
+    gates::{Caller, STORE_PATIENCE, ask_signer, blocked, signer_cell},
     inspection::openid_key,
 };
 use crate::{
@@ -30,6 +30,9 @@ use crate::{
 
 /// Milliseconds for which a code is remembered: WeChat's own memory of it is five minutes.
 const CODE_MEMORY: u64 = 600_000;
+/// Milliseconds for which a key stays revoked: for good. Who has it signs tokens of any age for as
+/// long as a host believes it, so no time is long enough to believe it again.
+const FOR_GOOD: u64 = 10 * 365 * 86_400_000;
 /// The most bytes of WeChat's answer; it is below 1 KB.
 const LONGEST_ANSWER: u64 = 64 * 1024;
 /// Milliseconds that WeChat may take.
@@ -51,11 +54,21 @@ enum Next {
     Renewal { subject: String, login_s: u64, role: String },
     /// The person's tokens are void.
     Revoked { subject: String },
+    /// All tokens of a signing key are void.
+    KeyRevoked { id: String },
 }
 
 /// The mark of a code.
 fn code_key(policy: &Policy, code: &str) -> String {
     format!("code:{}", auth::person(policy, "code", code))
+}
+
+/// Where in a renewal's list the key is asked about that is to sign, if it is another one.
+const RENEWAL_SIGNS: usize = 3;
+
+/// The first key was revoked, and no other signs.
+fn cannot_sign() -> Failure {
+    Failure::new(Code::LoginUnavailable, "the signing key was revoked; its operator must set another one")
 }
 
 /// WeChat has not answered.
@@ -77,17 +90,20 @@ impl Exchange {
         let enter = |rate: Option<Rate>, cost| {
             Op::Enter(Enter { rate, cost, thresholds: policy.abuse, ..Enter::default() })
         };
-        let ops = vec![
+        // A token by a key that was revoked would open nothing.
+        let signs = policy.login.keys.first().map(|key| ask_signer(&key.id));
+        let mut ops: Vec<(String, Op)> = signs.into_iter().collect();
+        ops.extend([
             (self.facts.address_key(policy), enter(None, 0)),
             (format!("login:{}", self.facts.address(policy)), enter(policy.rates.login, 1)),
             (code_key(policy, &code), Op::Once { ttl_ms: CODE_MEMORY }),
-        ];
+        ]);
         self.ask_store(ops, Next::Code(code), now);
     }
 
     /// A token for a newer one: if the login is not too old, and was not revoked.
     pub(super) fn renew(&mut self, policy: &Policy, now: Moment) {
-        let Caller::Session { subject, role, login_s } = self.facts.caller.clone() else {
+        let Caller::Session { subject, role, login_s, signer } = self.facts.caller.clone() else {
             return self.fail(policy, &Failure::new(Code::TokenInvalid, "send the token to be renewed"), now);
         };
         self.story.subject = Some(subject.clone());
@@ -99,10 +115,12 @@ impl Exchange {
         // By the login, not the token: one may be renewed while its person is revoked, or by a
         // host whose clock is ahead.
         let asks = Enter { thresholds: policy.abuse, login_s, ..Enter::default() };
-        let ops = vec![
+        let mut ops = vec![
+            ask_signer(&signer),
             (format!("renew:{subject}"), Op::Enter(enter)),
             (format!("user:{subject}"), Op::Enter(asks)),
         ];
+        ops.extend(policy.login.keys.first().filter(|key| key.id != signer).map(|key| ask_signer(&key.id)));
         self.ask_store(ops, Next::Renewal { subject, login_s, role }, now);
     }
 
@@ -134,6 +152,7 @@ impl Exchange {
     }
 
     /// `{"subject"}` or `{"userId"}`: everything issued to that person before now is void.
+    /// `{"keyId"}`: everything that this key signed or will sign is.
     pub(super) fn revoke(&mut self, policy: &Policy, body: &[u8], now: Moment) {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
@@ -142,16 +161,24 @@ impl Exchange {
             subject: Option<String>,
             #[serde(default)]
             user_id: Option<String>,
+            #[serde(default)]
+            key_id: Option<String>,
         }
         let parsed = json::object::<Body>(body).ok();
         let subject = match parsed {
-            Some(Body { subject: Some(subject), user_id: None }) => Some(subject),
-            Some(Body { subject: None, user_id: Some(id) }) => Some(auth::person(policy, "backend", &id)),
+            Some(Body { subject: Some(subject), user_id: None, key_id: None }) => Some(subject),
+            Some(Body { subject: None, user_id: Some(id), key_id: None }) => {
+                Some(auth::person(policy, "backend", &id))
+            }
+            Some(Body { subject: None, user_id: None, key_id: Some(id) }) => {
+                return self.revoke_key(policy, id, now);
+            }
             _ => None,
         };
         let is_subject = |text: &String| text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
         let Some(subject) = subject.filter(is_subject) else {
-            let message = "body: send {\"subject\": \"…\"} as a login gave it, or {\"userId\": \"…\"}";
+            let message = "body: send one of {\"subject\": \"…\"} as a login gave it, {\"userId\": \"…\"} \
+                and {\"keyId\": \"…\"}";
             return self.fail(policy, &Failure::new(Code::InvalidJson, message), now);
         };
         let subject = subject.to_ascii_lowercase();
@@ -161,6 +188,17 @@ impl Exchange {
         let ttl_ms = (policy.login.renewable_s + policy.login.life_s) * 1000;
         let ops = vec![(format!("user:{subject}"), Op::Revoke { before_s, ttl_ms })];
         self.ask_store(ops, Next::Revoked { subject }, now);
+    }
+
+    /// Also the only key: whoever has it is everybody, and no login at all is better. And also one
+    /// that this host does not know, since another one that shares the store may still believe it.
+    fn revoke_key(&mut self, policy: &Policy, id: String, now: Moment) {
+        if !session::is_key_id(&id) {
+            let message = "keyId: 8 of 0-9 and a-f, the `kid` in the first part of a token";
+            return self.fail(policy, &Failure::new(Code::InvalidJson, message), now);
+        }
+        let ops = vec![(signer_cell(&id), Op::Revoke { before_s: u64::MAX, ttl_ms: FOR_GOOD })];
+        self.ask_store(ops, Next::KeyRevoked { id }, now);
     }
 
     fn ask_store(&mut self, ops: Vec<(String, Op)>, next: Next, now: Moment) {
@@ -192,12 +230,16 @@ impl Exchange {
 
     /// Why the store's answer ends it here.
     fn refusal(&self, next: &Next, outcomes: &[Outcome]) -> Option<Failure> {
-        outcomes.iter().find_map(|outcome| match (outcome, next) {
+        outcomes.iter().enumerate().find_map(|(at, outcome)| match (outcome, next) {
             (Outcome::Entered { standing: Standing::Blocked { for_ms }, .. }, _) => Some(blocked(*for_ms)),
             (Outcome::Entered { granted: false, retry_after_ms, .. }, _) => {
                 let seconds = retry_after_ms.div_ceil(1000).max(1);
                 let message = format!("too many logins; try again in {seconds} s");
                 Some(Failure::new(Code::RateLimited, message).after(seconds))
+            }
+            (Outcome::Entered { revoked: true, .. }, Next::Code(_)) => Some(cannot_sign()),
+            (Outcome::Entered { revoked: true, .. }, Next::Renewal { .. }) if at == RENEWAL_SIGNS => {
+                Some(cannot_sign())
             }
             (Outcome::Entered { revoked: true, .. }, _) => {
                 Some(Failure::new(Code::TokenInvalid, "the token was revoked; log in again"))
@@ -213,7 +255,7 @@ impl Exchange {
     pub(super) fn login_store_failed(&mut self, policy: &Policy, asked: Asked, now: Moment) {
         self.timers.store = None;
         self.story.store_failed = true;
-        let may_pass = !matches!(asked.next, Next::Revoked { .. });
+        let may_pass = !matches!(asked.next, Next::Revoked { .. } | Next::KeyRevoked { .. });
         if may_pass && policy.store_failure == StoreFailure::Open {
             // WeChat itself refuses a code that was used.
             return self.login_goes_on(policy, asked.next, now);
@@ -233,6 +275,11 @@ impl Exchange {
             }
             Next::Revoked { subject } => {
                 let body = serde_json::json!({"revoked": true, "subject": subject}).to_string();
+                self.respond_json(policy, 200, body, now);
+            }
+            Next::KeyRevoked { id } => {
+                let known = policy.login.keys.iter().any(|key| key.id == id);
+                let body = serde_json::json!({"revoked": true, "keyId": id, "known": known}).to_string();
                 self.respond_json(policy, 200, body, now);
             }
         }

@@ -37,7 +37,7 @@ pub(super) enum Route {
     Renew,
     /// A token from the team's own backend.
     Token,
-    /// The end of a person's tokens.
+    /// The end of a person's tokens, or of a key's.
     Revoke,
     Health,
     Ready,
@@ -306,6 +306,7 @@ fn session_caller(policy: &Policy, token: &str, renews: bool, now: Moment) -> Re
         subject: claims.subject,
         role: claims.role,
         login_s: claims.login_s,
+        signer: session::key_id(token).unwrap_or_default(),
     };
     match session::verify(&policy.login.keys, policy.environment.name(), token, now.unix_ms) {
         Ok(claims) => Ok(session(claims)),

@@ -150,6 +150,17 @@ pub fn verify(
     Ok(claims)
 }
 
+/// Whether that is the form of a key's id: see [`SigningKey::derive`].
+pub(crate) fn is_key_id(text: &str) -> bool {
+    text.len() == 8 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// The id of the key that signed a token, of one that was found genuine.
+pub(crate) fn key_id(token: &str) -> Option<String> {
+    let token = UntrustedToken::new(token).ok()?;
+    token.header().key_id.as_deref().map(str::to_owned)
+}
+
 /// The claims of a token that one of the keys signed.
 fn authenticate(keys: &[SigningKey], token: &str) -> Result<jwt_compact::Claims<Wire>, TokenFault> {
     if token.len() > MAX_BYTES {
@@ -237,6 +248,7 @@ mod tests {
         let parts: Vec<_> = token().split('.').map(|part| BASE64.decode(part).expect("base64")).collect();
         let header: serde_json::Value = serde_json::from_slice(&parts[0]).expect("json");
         assert_eq!(header, serde_json::json!({ "alg": "HS256", "typ": "JWT", "kid": keys()[0].id }));
+        assert_eq!(key_id(&token()).as_deref(), Some(keys()[0].id.as_str()));
         let body: serde_json::Value = serde_json::from_slice(&parts[1]).expect("json");
         let expected = serde_json::json!({
             "iss": "minigate", "sub": "u-17", "role": "user", "env": "prod",
@@ -385,7 +397,7 @@ mod tests {
     fn keys_are_derived_one_way_and_for_this_purpose() {
         let key = SigningKey::derive(b"source");
         assert_eq!(key, SigningKey::derive(b"source"));
-        assert_eq!(key.id.len(), 8);
+        assert!(is_key_id(&key.id));
         assert_ne!(key.secret, KeyDigest::of(b"source").bytes());
         assert_ne!(key.secret, KeyDigest::derive(b"source", "another purpose").bytes());
         assert!(!hex(&key.secret).contains(&key.id));

@@ -200,7 +200,10 @@ impl Caller {
             0
         };
         let ends = [refill, score, blocks, repeated, self.revoked.1.saturating_sub(now)];
-        (encode(self), ends.into_iter().max().unwrap_or_default().max(1))
+        let left = ends.into_iter().max().unwrap_or_default();
+        // Whoever was only asked about leaves nothing behind, and the host has nothing to write.
+        let bytes = if left == 0 && self.usual_bytes == 0 { Vec::new() } else { encode(self) };
+        (bytes, left.max(1))
     }
 }
 
@@ -425,6 +428,16 @@ mod tests {
         assert!(revoked(&mut cell, 99, 100_999) && !revoked(&mut cell, 100, 100_999));
         assert!(!revoked(&mut cell, 0, 100_999), "whoever has no token has none that is void");
         assert!(!revoked(&mut cell, 99, 101_000));
+    }
+
+    #[test]
+    fn whoever_was_only_asked_about_leaves_nothing_behind() {
+        let ask = Op::Enter(Enter { login_s: 1, ..Enter::default() });
+        assert!(reduce(&ask, None, 5).new.is_empty());
+        let revoked = reduce(&Op::Revoke { before_s: u64::MAX, ttl_ms: 10 }, None, 5).new;
+        let asked = reduce(&ask, Some(&revoked), 14);
+        assert!(matches!(asked.outcome, Outcome::Entered { revoked: true, .. }));
+        assert_eq!((asked.new, asked.ttl_ms), (revoked, 1));
     }
 
     #[cfg(not(target_arch = "wasm32"))]

@@ -122,6 +122,7 @@ impl StateCell {
     async fn apply(&self, op: &Op) -> Result<Reduced> {
         let now = Date::now();
         let old = self.stored.borrow().clone().filter(|old| old.expires > now);
+        let was_empty = self.stored.borrow().as_ref().is_none_or(|old| old.value.is_empty());
         let reduced = reduce(op, old.map(|old| old.value).as_deref(), now)?;
         #[allow(clippy::cast_precision_loss, reason = "milliseconds fit")]
         let expires = now + reduced.ttl_ms as f64;
@@ -132,6 +133,9 @@ impl StateCell {
             if let Some(signal) = self.listeners.borrow_mut().remove(ticket) {
                 signal.fire();
             }
+        }
+        if was_empty && reduced.new.is_empty() {
+            return Ok(reduced);
         }
         self.state.storage().put_raw(VALUE, bytes).await?;
         if !self.alarmed.get() {

@@ -150,6 +150,9 @@ impl Embedded {
         let cell = cells.get_mut(key)?;
         let now = clock::unix_ms();
         let reduced = reduce(core, op, (cell.expires_ms > now).then_some(cell.value.as_slice()))?;
+        if cell.value.is_empty() && reduced.new.is_empty() {
+            return Some((reduced.outcome, reduced.wake));
+        }
         cell.value = reduced.new.into_vec();
         cell.expires_ms = if cell.value.is_empty() { 0 } else { now.saturating_add(reduced.ttl_ms) };
         if !cell.dirty {

@@ -118,6 +118,9 @@ impl Redis {
         for _ in 0..MOST_TRIES {
             let known = Some(old.as_slice()).filter(|bytes| !bytes.is_empty());
             let Some(reduced) = reduce(core, op.clone(), known) else { return Ok(None) };
+            if known.is_none() && reduced.new.is_empty() && reduced.wake.is_empty() {
+                return Ok(Some(reduced.outcome));
+            }
             let mut call = self.script.key(&key);
             call.arg(old.as_slice()).arg(reduced.new.as_slice()).arg(reduced.ttl_ms.max(1)).arg(CHANNEL);
             if !reduced.wake.is_empty() {

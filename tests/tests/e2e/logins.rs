@@ -31,6 +31,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         only_an_operator_revokes,
         a_backend_names_its_people,
         keys_rotate_between_hosts,
+        a_key_is_revoked_while_the_host_runs,
         logins_of_an_address_are_limited,
         without_settings_there_is_no_login,
         nothing_secret_is_written,
@@ -41,8 +42,11 @@ pub(crate) const APPID: &str = "wx0123456789abcdef";
 pub(crate) const APP_SECRET: &str = "AppSecretCanary0f1e2d3c4b5a6978";
 /// Two secrets, of which the first signs; and the same after a rotation.
 pub(crate) const SECRETS: &str = "token-secret-canary-one-5b1f, token-secret-canary-old-90aa";
-pub(crate) const SECRETS_ROTATED: &str = "token-secret-canary-two-c3d7, token-secret-canary-one-5b1f";
+pub(crate) const SECRETS_ROTATED: &str =
+    "token-secret-canary-two-c3d7, token-secret-canary-one-5b1f, token-secret-canary-leaked-24be";
 const SIGNING: &str = "token-secret-canary-one-5b1f";
+/// Believed after the rotation, until a scenario revokes it.
+const LEAKED: &str = "token-secret-canary-leaked-24be";
 const SERVER_KEY: &str = "server-key-canary-1a9d";
 const ADMIN_KEY: &str = "admin-key-canary-e7f2";
 
@@ -105,6 +109,10 @@ fn now_s() -> u64 {
 
 /// A token that the host would have made at other times.
 fn minted(subject: &str, issued_s: u64, login_s: u64) -> String {
+    minted_by(SIGNING, subject, issued_s, login_s)
+}
+
+fn minted_by(secret: &str, subject: &str, issued_s: u64, login_s: u64) -> String {
     let claims = Claims {
         subject: subject.into(),
         role: String::new(),
@@ -113,7 +121,7 @@ fn minted(subject: &str, issued_s: u64, login_s: u64) -> String {
         expires_s: issued_s + 600,
         login_s,
     };
-    session::mint(&[SigningKey::derive(SIGNING.as_bytes())], &claims).expect("a token")
+    session::mint(&[SigningKey::derive(secret.as_bytes())], &claims).expect("a token")
 }
 
 fn asked_about(scene: &Scene, code: &str) -> usize {
@@ -458,6 +466,38 @@ async fn keys_rotate_between_hosts(scene: Scene) {
     for token in [token(&old), token(&new), renewed] {
         assert_eq!(chat(&twin, &token, "x").await.status, 200);
     }
+}
+
+async fn a_key_is_revoked_while_the_host_runs(scene: Scene) {
+    let client = scene.client(Setup::Rotated);
+    let now = now_s();
+    let subject = "ab".repeat(16);
+    let leaked = minted_by(LEAKED, &subject, now, now);
+    let genuine = minted(&subject, now, now);
+    assert_eq!(chat(&client, &leaked, "x").await.status, 200);
+    let id = SigningKey::derive(LEAKED.as_bytes()).id;
+    for key in ["", KEY, SERVER_KEY, leaked.as_str()] {
+        let answer = revoke(&client, key, &json!({"keyId": id})).await;
+        assert_eq!(answer.error(), (401, "unauthorized".to_owned()), "{}", answer.text);
+    }
+    assert_eq!(chat(&client, &leaked, "x").await.status, 200);
+    let answer = revoke(&client, ADMIN_KEY, &json!({"keyId": id})).await;
+    assert_eq!(answer.json(), json!({"revoked": true, "keyId": id, "known": true}), "{}", answer.text);
+    // Whatever is signed with it, before or after.
+    let later = minted_by(LEAKED, &"cd".repeat(16), now + 30, now + 30);
+    let expired = minted_by(LEAKED, &subject, now - 3_600, now - 3_600);
+    for token in [&leaked, &later] {
+        let text = scene.marker("after-the-key");
+        assert_eq!(chat(&client, token, &text).await.error(), (401, "token_invalid".to_owned()));
+        assert!(scene.upstream().seen(&text).is_empty(), "OpenClaw is not asked");
+    }
+    for token in [&leaked, &later, &expired] {
+        assert_eq!(renew(&client, token).await.error(), (401, "token_invalid".to_owned()));
+    }
+    // The same person by another key, and new logins, go on.
+    assert_eq!(chat(&client, &genuine, "x").await.status, 200);
+    assert_eq!(renew(&client, &genuine).await.status, 200);
+    assert_eq!(login(&client, &format!("good-{}", scene.marker("after-the-key"))).await.status, 200);
 }
 
 /// The header by which a host learns a client's address in a test: the connection is always

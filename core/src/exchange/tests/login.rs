@@ -163,6 +163,62 @@ fn a_revoked_person_is_out_at_once() {
 }
 
 #[test]
+fn a_revoked_key_has_signed_nothing() {
+    let new = policy();
+    let mut old = policy();
+    old.login.keys.remove(0);
+    let (id, signing) = (old.login.keys[0].id.clone(), new.login.keys[0].id.clone());
+    let (before, world) = logged_in(&old);
+    let (after, _) = logged_in(&new);
+    let revoke = |body: Value, store| {
+        request(&new, ("/v1/admin/sessions/revoke", Some("admin-key")), &body, BEGIN, store)
+    };
+    for wrong in [json!({"keyId": "*"}), json!({"keyId": id, "subject": "a".repeat(32)}), json!({"keyId": 1})]
+    {
+        assert_eq!(revoke(wrong, BTreeMap::new()).failure(), (400, "invalid_json".into()));
+    }
+    let revoked = revoke(json!({"keyId": id}), world.store);
+    assert_eq!(revoked.json(), json!({"revoked": true, "keyId": id, "known": true}));
+    let store = revoked.store;
+    // Not with any claim that somebody who has the key can write, and not a year later.
+    let mut claims = session::verify(&old.login.keys, "prod", &before, BEGIN).expect("genuine");
+    let year = 365 * 86_400;
+    (claims.login_s, claims.issued_s, claims.expires_s) = (0, BEGIN / 1000 + year, BEGIN / 1000 + 2 * year);
+    let forged = session::mint(&old.login.keys, &claims).expect("a token");
+    claims.login_s = BEGIN / 1000 + year;
+    let forged_login = session::mint(&old.login.keys, &claims).expect("a token");
+    for (token, now) in
+        [(&before, BEGIN), (&forged, BEGIN + year * 1000), (&forged_login, BEGIN + year * 1000)]
+    {
+        for path in ["/api/chat", "/v1/mini/token/renew"] {
+            let refused = request(&new, (path, Some(token)), &question(false), now, store.clone());
+            let expired_login = token == &forged && path != "/api/chat";
+            let code = if expired_login { "token_expired" } else { "token_invalid" };
+            assert_eq!(refused.failure(), (401, code.into()), "{path}");
+            let touched = refused.store.keys().filter(|key| !store.contains_key(*key)).count();
+            assert_eq!(touched, 0, "nobody pays for it: {:?}", refused.store.keys());
+        }
+    }
+    let works = request(&new, ("/api/chat", Some(&after)), &question(false), BEGIN, store.clone());
+    assert_eq!(works.fetches.len(), 1, "the other key's tokens stay");
+
+    // The key that signs: nothing is given out that would open nothing.
+    let store = revoke(json!({"keyId": signing}), BTreeMap::new()).store;
+    let refused = request(&new, ("/api/chat", Some(&after)), &question(false), BEGIN, store.clone());
+    assert_eq!(refused.failure(), (401, "token_invalid".into()));
+    let login = login(&new, "a-code", BEGIN, store.clone());
+    assert_eq!((login.failure(), login.fetches.len()), ((501, "login_unavailable".into()), 0));
+    let renewal = ("/v1/mini/token/renew", Some(before.as_str()));
+    let renewed = request(&new, renewal, &json!({}), BEGIN, store.clone());
+    assert_eq!(renewed.failure(), (501, "login_unavailable".into()), "its own token stays good");
+    let works = request(&new, ("/api/chat", Some(&before)), &question(false), BEGIN, store);
+    assert_eq!(works.fetches.len(), 1);
+    // A host may have a key that this one does not.
+    let unknown = revoke(json!({"keyId": "00000000"}), BTreeMap::new());
+    assert_eq!(unknown.json()["known"], false);
+}
+
+#[test]
 fn keys_are_rotated_with_an_overlap() {
     let mut before = policy();
     before.login.keys.remove(0);
