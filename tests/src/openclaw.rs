@@ -21,6 +21,49 @@ pub const TOKEN: &str = "openclaw-token-canary-41d9";
 const START: Duration = Duration::from_secs(180);
 const END: Duration = Duration::from_secs(30);
 
+/// What names the caller where the Gateway trusts its proxy, and who may be named.
+pub const USER_HEADER: &str = "x-minigate-user";
+/// See [`USER_HEADER`].
+pub const USER: &str = "minigate@example.com";
+/// A header that the Gateway then wants to see.
+pub const REQUIRED_HEADER: &str = "x-gate";
+
+/// By what the Gateway knows who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Auth {
+    /// By [`TOKEN`].
+    Token,
+    /// By [`USER_HEADER`], from this machine.
+    TrustedProxy,
+}
+
+impl Auth {
+    /// Its part of the configuration.
+    fn configuration(self) -> String {
+        match self {
+            Self::Token => format!("auth: {}", json!({"mode": "token", "token": TOKEN})),
+            Self::TrustedProxy => {
+                let trusted = json!({
+                    "userHeader": USER_HEADER, "requiredHeaders": [REQUIRED_HEADER],
+                    "allowUsers": [USER], "allowLoopback": true,
+                });
+                let auth = json!({"mode": "trusted-proxy", "trustedProxy": trusted});
+                format!("trustedProxies: [\"127.0.0.1\", \"::1\"], auth: {auth}")
+            }
+        }
+    }
+
+    fn prove(self, request: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        match self {
+            Self::Token => request.bearer_auth(TOKEN),
+            Self::TrustedProxy => {
+                let request = request.header(USER_HEADER, USER).header(REQUIRED_HEADER, "1");
+                request.header("x-forwarded-for", "203.0.113.1")
+            }
+        }
+    }
+}
+
 /// A Gateway that runs.
 #[derive(Debug)]
 pub struct OpenClaw {
@@ -35,18 +78,19 @@ impl OpenClaw {
     ///
     /// # Panics
     /// When it cannot start; the end of its log says why.
-    pub async fn start(provider: &Provider) -> Self {
-        let directory = std::env::temp_dir().join(format!("minigate-openclaw-{}", std::process::id()));
+    pub async fn start(provider: &Provider, auth: Auth) -> Self {
+        let name = format!("minigate-openclaw-{}-{auth:?}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
         fs::create_dir_all(directory.join("workspace")).expect("a temporary directory");
         let (listener, url) = scripted::free_port().await;
         drop(listener);
         let port = url.rsplit(':').next().expect("a port").to_owned();
         let config = directory.join("openclaw.json");
-        fs::write(&config, configuration(&port, provider.url(), &directory)).expect("a file");
+        fs::write(&config, configuration(&port, provider.url(), auth, &directory)).expect("a file");
         let child = command(&directory, &config, &port).spawn().expect("Node can be started");
         let mut gateway = Self { url, child, directory };
         gateway.wait_until_ready().await;
-        gateway.warm_up().await;
+        gateway.warm_up(auth).await;
         gateway
     }
 
@@ -70,10 +114,10 @@ impl OpenClaw {
     }
 
     /// The first run loads what later ones have at hand.
-    async fn warm_up(&self) {
+    async fn warm_up(&self, auth: Auth) {
         let body = json!({"model": "openclaw", "input": "warm-up"});
         let request = reqwest::Client::builder().no_proxy().build().expect("a client");
-        let request = request.post(format!("{}/v1/responses", self.url)).bearer_auth(TOKEN);
+        let request = auth.prove(request.post(format!("{}/v1/responses", self.url)));
         let answer = request.timeout(Duration::from_secs(90)).body(body.to_string()).send().await;
         let answer = answer.unwrap_or_else(|error| panic!("{error}\n{}", self.log_tail()));
         assert_eq!(answer.status(), 200, "OpenClaw's first answer:\n{}", self.log_tail());
@@ -110,11 +154,11 @@ impl Drop for OpenClaw {
     }
 }
 
-fn configuration(port: &str, provider: &str, directory: &Path) -> String {
+fn configuration(port: &str, provider: &str, auth: Auth, directory: &Path) -> String {
     let text = |text: &str| json!(text).to_string();
     include_str!("../data/openclaw.json5")
         .replace("\"$PORT\"", port)
-        .replace("\"$TOKEN\"", &text(TOKEN))
+        .replace("\"$AUTH\": 0", &auth.configuration())
         .replace("\"$PROVIDER_URL\"", &text(&format!("{provider}/v1")))
         .replace("\"$PROVIDER_KEY\"", &text(provider::KEY))
         .replace("\"$MODEL\"", &text(provider::MODEL))

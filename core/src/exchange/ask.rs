@@ -163,7 +163,7 @@ fn target(policy: &Policy, alias: &str, cost: u32) -> Target {
                 path: "",
                 model: agent.or_else(|| policy.upstream_model(None)).unwrap_or_else(|| "openclaw".into()),
                 header: model.map(|model| ("x-openclaw-model".into(), model)),
-                credential: Some(Credential::Bearer("OPENCLAW_GATEWAY_TOKEN".into())),
+                credential: None,
                 is_openclaw: true,
                 weight: weigh(OPENCLAW, slots),
                 timeout_ms,
@@ -466,6 +466,10 @@ impl Exchange {
         let fetch_id = self.take_id();
         let mut headers = vec![("content-type".into(), "application/json".into())];
         headers.extend(target.header);
+        let credential = match target.is_openclaw {
+            true => self.identify(policy, &mut headers),
+            false => target.credential,
+        };
         let session = plan.session.clone().filter(|_| target.is_openclaw);
         let has_session = session.is_some();
         headers.extend(session.map(|key| ("x-openclaw-session-key".into(), key)));
@@ -484,7 +488,7 @@ impl Exchange {
                 method: "POST".into(),
                 path: if target.is_openclaw { api.path().into() } else { target.path.into() },
                 headers,
-                credential: target.credential,
+                credential,
                 body,
                 delivery,
                 keeps_body: true,

@@ -1,6 +1,8 @@
 //! The stages of a request to the agent up to the upstream's answer, and those of
 //! `POST /api/chat` before that.
 
+use core::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -11,7 +13,7 @@ use super::{
     routes::{self, Route},
 };
 use crate::{
-    policy::{ContentMode, Policy, auth, tokens},
+    policy::{ContentMode, Policy, UpstreamAuth, auth, tokens},
     seam::{BodyFailure, Credential, Delivery, Fetch, FetchFailure, Input, Moment, OPENCLAW, Output},
     wire::{
         answer::{Answer, Envelope, Warning},
@@ -196,6 +198,25 @@ impl Exchange {
         self.ask_gates(policy, waiting, now);
     }
 
+    /// Proves to OpenClaw who asks. What a client says has no part in it but its address, which
+    /// OpenClaw wants of every proxy. It refuses one that names a loopback address, and one that
+    /// names none: so no client of this machine is answered, and none is invented for it.
+    pub(super) fn identify(
+        &self,
+        policy: &Policy,
+        headers: &mut Vec<(String, String)>,
+    ) -> Option<Credential> {
+        let UpstreamAuth::TrustedProxy(own) = &policy.upstream_auth else {
+            return Some(Credential::Bearer("OPENCLAW_GATEWAY_TOKEN".into()));
+        };
+        headers.extend(own.iter().cloned());
+        let address = self.facts.client.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
+        if let Some(ip) = address.filter(|ip| !ip.is_loopback() && !ip.is_unspecified()) {
+            headers.push(("x-forwarded-for".into(), ip.to_string()));
+        }
+        None
+    }
+
     /// Everything of the upstream request.
     fn prepare(&mut self, policy: &Policy, request: ChatRequest, now: Moment) -> Waiting {
         let fetch_id = self.take_id();
@@ -216,6 +237,7 @@ impl Exchange {
         if let Some(key) = session {
             headers.push(("x-openclaw-session-key".into(), key));
         }
+        let credential = self.identify(policy, &mut headers);
         let delivery = if request.stream {
             Delivery::Lines { limit: LONGEST_LINE }
         } else {
@@ -244,7 +266,7 @@ impl Exchange {
                 method: "POST".into(),
                 path: request.api.path().into(),
                 headers,
-                credential: Some(Credential::Bearer("OPENCLAW_GATEWAY_TOKEN".into())),
+                credential,
                 body: request.body,
                 delivery,
                 keeps_body: false,

@@ -201,6 +201,17 @@ pub struct Content {
     pub failure: StoreFailure,
 }
 
+/// How OpenClaw knows who asks: its `gateway.auth.mode`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UpstreamAuth {
+    /// By the shared token, which is full operator access.
+    #[default]
+    Token,
+    /// `trusted-proxy`: by these headers, which it believes because of the address that they come
+    /// from. Names in lower case.
+    TrustedProxy(Vec<(String, String)>),
+}
+
 /// How many turns OpenClaw is given at once, and how many may wait.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Admission {
@@ -238,6 +249,8 @@ pub struct Policy {
     pub admin_keys: Vec<auth::KeyDigest>,
     /// The key of the session keys.
     pub session_secret: auth::KeyDigest,
+    /// How OpenClaw knows who asks.
+    pub upstream_auth: UpstreamAuth,
     /// `/api/chat`.
     pub chat: ChatPolicy,
     /// `/v1/mini/ask`: the operator's profiles and intents.
@@ -282,6 +295,7 @@ impl Default for Policy {
             api_keys: Vec::new(),
             admin_keys: Vec::new(),
             session_secret: auth::KeyDigest::default(),
+            upstream_auth: UpstreamAuth::Token,
             chat: ChatPolicy {
                 models: vec!["openclaw".into(), "openclaw/default".into()],
                 agent: None,

@@ -2,6 +2,8 @@
 //!
 //! Reads no environment: a host gathers the variables in [`NAMES`] and passes them.
 
+mod upstream;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -39,7 +41,11 @@ pub const NAMES: &[&str] = &[
     "MINIGATE_ENV",
     "MODEL_COSTS",
     "OPENCLAW_AGENT",
+    "OPENCLAW_AUTH",
     "OPENCLAW_GATEWAY_URL",
+    "OPENCLAW_PROXY_HEADERS",
+    "OPENCLAW_USER",
+    "OPENCLAW_USER_HEADER",
     "QUEUE_LIMIT",
     "RATE_LIMIT_BURST",
     "RATE_LIMIT_PER_ADDRESS",
@@ -206,7 +212,7 @@ impl Policy {
             policy.environment,
         );
         let dev = policy.environment == Environment::Dev;
-        read_upstream(&mut read, secrets, demo, dev);
+        upstream::read_upstream(&mut read, secrets, demo, &mut policy);
         read_keys(&mut read, secrets, &mut policy);
         read_chat(&mut read, &mut policy);
 
@@ -332,30 +338,6 @@ pub fn parse_rate(text: &str) -> Option<Option<Rate>> {
 pub fn is_role(text: &str) -> bool {
     (1..=32).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-')
-}
-
-/// The Gateway must be named, or the demo upstream be asked for, which only dev may.
-fn read_upstream(read: &mut Reader<'_>, secrets: &Secrets, demo: bool, dev: bool) {
-    if demo {
-        if !dev {
-            read.wrong("MINIGATE_ENV", "the demo upstream is allowed only with MINIGATE_ENV=dev");
-        }
-        return;
-    }
-    const URL: &str = "OPENCLAW_GATEWAY_URL";
-    match read.text(URL) {
-        None => read.wrong(URL, "not set; for example http://127.0.0.1:18789"),
-        Some(url) if !(url.starts_with("http://") || url.starts_with("https://")) => {
-            read.wrong(URL, "must begin with http:// or https://");
-        }
-        Some(url) if url.contains('@') || url.contains('?') || url.contains('#') => {
-            read.wrong(URL, "must not contain credentials, a query or a fragment");
-        }
-        Some(_) => {}
-    }
-    if secrets.get("OPENCLAW_GATEWAY_TOKEN").is_none() {
-        read.wrong("OPENCLAW_GATEWAY_TOKEN", "not set; it is gateway.auth.token of openclaw.json");
-    }
 }
 
 /// Client keys and the secret of the session keys, as digests.

@@ -38,7 +38,7 @@ pub(crate) fn failed(status: u16, body: &[u8], retry_after: Option<&str>) -> Fai
     let wait =
         retry_after.and_then(|value| value.trim().parse::<u64>().ok()).map(|seconds| seconds.min(3600));
     let failure = match (status, error.kind()) {
-        (401, "unauthorized") | (403, "proxy_attribution_required") => misconfigured(),
+        (401, "unauthorized") | (403, "proxy_attribution_required" | "forbidden") => misconfigured(),
         (401 | 403, _) => model_refused(),
         (404, "invalid_request_error") if error.says("agent") || error.says("model") => misconfigured(),
         (404, "invalid_request_error") => model_refused(),
@@ -147,6 +147,7 @@ mod tests {
             (401, chat("Unauthorized", "unauthorized"), Code::UpstreamMisconfigured),
             (401, chat("401 stub: Incorrect API key", "authentication_error"), Code::ModelUnavailable),
             (403, chat("x", "proxy_attribution_required"), Code::UpstreamMisconfigured),
+            (403, chat("missing scope: operator.write", "forbidden"), Code::UpstreamMisconfigured),
             (403, chat("403 stub", "authentication_error"), Code::ModelUnavailable),
             (400, chat("400 stub: bad request", "invalid_request_error"), Code::UpstreamRefusedRequest),
             (

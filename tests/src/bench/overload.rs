@@ -19,7 +19,7 @@ use super::{
 };
 use minigate_tests::{
     hosts::{Host, Kind},
-    openclaw::{OpenClaw, TOKEN},
+    openclaw::{Auth, OpenClaw, TOKEN},
     provider::Provider,
 };
 
@@ -54,7 +54,7 @@ async fn measure(time: Duration) -> Result<Report> {
     let mut report = Report::begin(0, 1);
     eprintln!("[bench] starting OpenClaw");
     let provider = Provider::start().await;
-    let openclaw = OpenClaw::start(&provider).await;
+    let openclaw = OpenClaw::start(&provider, Auth::Token).await;
     eprintln!("[bench] OpenClaw alone");
     let maximum = alone(&openclaw, time).await?;
     report.push(Row::ours(

@@ -19,6 +19,7 @@ mod logins;
 mod operations;
 mod refusals;
 mod streams;
+mod trusted_proxy;
 mod upstream_failures;
 
 use std::{future::Future, pin::Pin, process::ExitCode, sync::Arc};
@@ -246,6 +247,7 @@ fn main() -> ExitCode {
         operations::scenarios(),
         refusals::scenarios(),
         streams::scenarios(),
+        trusted_proxy::scenarios(),
         upstream_failures::scenarios(),
     ];
     let mut trials = Vec::new();

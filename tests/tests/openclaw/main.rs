@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says so when something is missing")]
 
 mod redteam;
+mod trusted_proxy;
 
 use std::{
     future::Future,
@@ -18,7 +19,7 @@ use minigate_tests::{
     client::{Answer, Client, KEY, say, say_stream},
     hosts::{Host, Kind},
     media::{encode, pdf, png, with_attachment},
-    openclaw::{OpenClaw, TOKEN},
+    openclaw::{Auth, OpenClaw, TOKEN},
     provider::{DETAIL, Provider},
     upstream::Upstream,
     wechat::Wechat,
@@ -81,7 +82,7 @@ struct World {
 impl World {
     async fn start() -> Self {
         let provider = Provider::start().await;
-        let openclaw = OpenClaw::start(&provider).await;
+        let openclaw = OpenClaw::start(&provider, Auth::Token).await;
         let wechat = Wechat::start(redteam::APPID, redteam::APP_SECRET).await;
         let bait = Upstream::start().await;
         let all = Setup::ALL.into_iter().flat_map(|setup| Kind::ALL.map(|kind| (setup, kind)));
@@ -218,6 +219,10 @@ fn main() -> ExitCode {
     let both = Arc::clone(&world);
     trials.push(trial("both::a_conversation_moves_between_hosts".into(), &runtime, move || {
         Box::pin(a_conversation_moves_between_hosts(both))
+    }));
+    let proxies = Arc::clone(&world);
+    trials.push(trial("both::openclaw_trusts_this_proxy".into(), &runtime, move || {
+        Box::pin(trusted_proxy::openclaw_trusts_this_proxy(proxies))
     }));
     let first = libtest_mimic::run(&arguments, trials);
     let aftermath = redteam::aftermath(&world, first.num_filtered_out == 0 && !arguments.list);

@@ -9,10 +9,43 @@ use super::{
     world::{World, chat_head, policy},
 };
 use crate::{
-    policy::{Memory, StoreFailure},
-    seam::{BodyFailure, Credential, FetchFailure, Input, Level},
+    policy::{Memory, Policy, StoreFailure, UpstreamAuth},
+    seam::{BodyFailure, Credential, FetchFailure, Input, Level, RequestHead},
     state::{Outcome, caller::Rate},
 };
+
+#[test]
+fn openclaw_may_know_us_by_where_we_come_from() {
+    let own = [("x-minigate-user", "minigate"), ("x-openclaw-scopes", "operator.write")]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let auth = UpstreamAuth::TrustedProxy(own.to_vec());
+    let policy = Policy { upstream_auth: auth, trusted_proxies: vec!["10.0.0.1".into()], ..policy() };
+    for (peer, forwarded, named) in [
+        ("203.0.113.9", "", Some("203.0.113.9")),
+        ("203.0.113.9", "6.6.6.6", Some("203.0.113.9")),
+        ("10.0.0.1", "6.6.6.6, 203.0.113.8", Some("203.0.113.8")),
+        ("10.0.0.1", "6.6.6.6, [2001:db8::1]:443", Some("2001:db8::1")),
+        ("10.0.0.1", "nonsense\u{7f}", None),
+        ("10.0.0.1", "203.0.113.8, 127.0.0.1", None),
+        ("::ffff:127.0.0.1", "", None),
+        ("::1", "", None),
+    ] {
+        let mut head = RequestHead { peer: peer.into(), ..chat_head() };
+        head.headers.push(("x-forwarded-for".into(), forwarded.into()));
+        head.headers.retain(|(_, value)| !value.is_empty());
+        let mut world = World::begin(policy.clone(), head);
+        world.send_body(&question(false));
+        world.answer_store();
+        let mut expected = vec![("content-type".to_owned(), "application/json".to_owned())];
+        expected.extend(own.clone());
+        expected.extend(named.map(|ip| ("x-forwarded-for".to_owned(), ip.to_owned())));
+        assert_eq!(
+            (&world.fetch().headers, &world.fetch().credential),
+            (&expected, &None),
+            "{peer} {forwarded}"
+        );
+    }
+}
 
 #[test]
 fn a_plain_answer() {
