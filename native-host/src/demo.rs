@@ -38,7 +38,7 @@ pub(crate) fn start() -> Result<String, String> {
 ///
 /// # Errors
 /// When the port of the loopback interface cannot be had.
-pub(crate) fn run(port: u16) -> Result<(), String> {
+pub fn run(port: u16) -> Result<(), String> {
     let (url, listener) = bind(port)?;
     journal::event("info", "demo_listening", &[("url", url.into())]);
     serve(listener)

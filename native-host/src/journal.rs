@@ -44,7 +44,7 @@ pub(crate) fn line(line: &str) {
 }
 
 /// Writes a line about the host itself, now.
-pub(crate) fn event(level: &str, event: &str, fields: &[(&str, Value)]) {
+pub fn event(level: &str, event: &str, fields: &[(&str, Value)]) {
     let mut object = Map::new();
     let now = Duration::from_millis(crate::clock::unix_ms());
     let time = humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + now);

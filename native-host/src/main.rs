@@ -1,22 +1,9 @@
-//! The native host: runs the gateway's wasm module beside OpenClaw.
-//!
-//! It moves bytes, keeps time and stores. It holds no rule about users, models or formats:
-//! a line here that would need one belongs into the core.
-
-mod clock;
-mod configuration;
-mod demo;
-mod driver;
-mod journal;
-mod module;
-mod server;
-mod settings;
-mod store;
-mod upstream;
+//! The program `minigate`: its arguments, and the line that says why it did not start.
 
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
+use minigate::{configuration, demo, journal, server};
 use minigate_config::Question;
 use minigate_core::policy::Environment;
 

@@ -41,7 +41,7 @@ const MOST_CALLS: u32 = 1_000_000;
 
 /// The compiled module, shared by all threads.
 #[derive(Clone)]
-pub(crate) struct Code {
+pub struct Code {
     engine: Engine,
     pre: InstancePre<StoreLimits>,
     facts: Arc<HostFacts>,
@@ -62,7 +62,7 @@ impl Code {
     ///
     /// # Errors
     /// When the file cannot be read, is no module, or speaks another ABI.
-    pub(crate) fn load(path: &Path, cache: &Path) -> Result<Self, String> {
+    pub fn load(path: &Path, cache: &Path) -> Result<Self, String> {
         let wasm = fs::read(path).map_err(|error| format!("module {}: {error}", path.display()))?;
         let sha256: String = Sha256::digest(&wasm).iter().map(|byte| format!("{byte:02x}")).collect();
         let mut config = Config::new();
@@ -143,7 +143,7 @@ struct Warm {
 }
 
 /// One thread's way into the core.
-pub(crate) struct Core {
+pub struct Core {
     code: Code,
     policy: Arc<Vec<u8>>,
     warm: Option<Warm>,
@@ -156,7 +156,8 @@ impl fmt::Debug for Core {
 }
 
 impl Core {
-    pub(crate) fn new(code: Code, policy: &Policy) -> Self {
+    /// A way of its own, for the thread that makes it.
+    pub fn new(code: Code, policy: &Policy) -> Self {
         Self { code, policy: Arc::new(policy.encode()), warm: None }
     }
 
@@ -164,7 +165,7 @@ impl Core {
     ///
     /// # Errors
     /// When the module cannot be instantiated, or refuses the policy.
-    pub(crate) fn warm_up(&mut self) -> Result<(), String> {
+    pub fn warm_up(&mut self) -> Result<(), String> {
         self.with_warm(|_| Ok(())).map_err(|broken| broken.0)
     }
 

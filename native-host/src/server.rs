@@ -41,7 +41,7 @@ use crate::{
     journal,
     module::{Code, Core},
     settings,
-    store::Store,
+    store::{Clock, Store},
     upstream::{Addresses, Upstream},
 };
 
@@ -64,7 +64,7 @@ struct Shared {
 ///
 /// # Errors
 /// Everything that keeps it from starting, in words for an operator.
-pub(crate) fn serve(module: Option<PathBuf>, config: Vec<PathBuf>, demo: bool) -> Result<(), String> {
+pub fn serve(module: Option<PathBuf>, config: Vec<PathBuf>, demo: bool) -> Result<(), String> {
     let begun = std::time::Instant::now();
     let mut gathered = settings::gather()?;
     let facts = HostFacts { name: "native".into(), ..HostFacts::default() };
@@ -113,7 +113,7 @@ pub(crate) fn serve(module: Option<PathBuf>, config: Vec<PathBuf>, demo: bool) -
     policy.host = code.facts();
     // A module that cannot be used is found here, and not by each thread.
     Core::new(code.clone(), &policy).warm_up()?;
-    let store = Store::open(store_url.as_deref(), &settings::data_directory())?;
+    let store = Store::open(store_url.as_deref(), &settings::data_directory(), Clock::default())?;
     let (stop, stopped) = watch::channel(false);
     let shared = Arc::new(Shared { code, policy: Arc::new(policy), addresses, store });
     let workers: Vec<_> = listeners

@@ -6,13 +6,15 @@
 //! The contract: an operation is applied to one key by the reducer in the module, and no other
 //! operation on that key comes between reading and writing; what was written is there until
 //! its time is over; a ticket that a reducer wakes is woken on whichever host waits for it.
-//! What the bytes mean is not known here.
+//! What the bytes mean is not known here. The suite `store` of `cargo xtask test` holds these two
+//! and the edge's Durable Objects to it.
 
 mod embedded;
+mod lines;
 mod listeners;
 mod redis;
 
-use std::{cell::RefCell, path::Path};
+use std::{cell::RefCell, fmt, path::Path, sync::Arc};
 
 use minigate_core::{
     seam::ReduceReply,
@@ -20,11 +22,12 @@ use minigate_core::{
 };
 
 use crate::{clock, journal, module::Core};
-pub(crate) use listeners::{Listener, Listeners};
+pub use listeners::Listener;
+pub(crate) use listeners::Listeners;
 
 /// The way to the store. One for each thread.
 #[derive(Clone, Debug)]
-pub(crate) struct Store {
+pub struct Store {
     engine: Engine,
     listeners: Listeners,
 }
@@ -35,8 +38,35 @@ enum Engine {
     Redis(redis::Redis),
 }
 
+/// The wall's clock, in milliseconds since 1970.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> u64 + Send + Sync>);
+
+impl Clock {
+    /// A clock of one's own: tests set it.
+    pub fn new(unix_ms: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Self(Arc::new(unix_ms))
+    }
+
+    fn unix_ms(&self) -> u64 {
+        (self.0)()
+    }
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new(clock::unix_ms)
+    }
+}
+
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Clock")
+    }
+}
+
 /// What became of a list of operations.
-pub(crate) type Applied = Option<Vec<Outcome>>;
+pub type Applied = Option<Vec<Outcome>>;
 
 impl Store {
     /// Opens the engine that the URL names; without one, the embedded one in that directory.
@@ -44,17 +74,17 @@ impl Store {
     /// # Errors
     /// When the file cannot be opened or written, or the URL is none. A server that cannot be
     /// reached now is none: it may come back.
-    pub(crate) fn open(url: Option<&str>, directory: &Path) -> Result<Self, String> {
+    pub fn open(url: Option<&str>, directory: &Path, clock: Clock) -> Result<Self, String> {
         let listeners = Listeners::default();
         let engine = match url {
-            Some(url) => Engine::Redis(redis::Redis::open(url, listeners.clone())?),
-            None => Engine::Embedded(embedded::Embedded::open(directory)?),
+            Some(url) => Engine::Redis(redis::Redis::open(url, listeners.clone(), clock)?),
+            None => Engine::Embedded(embedded::Embedded::open(directory, clock)?),
         };
         Ok(Self { engine, listeners })
     }
 
     /// A handle for another thread.
-    pub(crate) fn separate(&self) -> Self {
+    pub fn separate(&self) -> Self {
         let engine = match &self.engine {
             Engine::Embedded(engine) => Engine::Embedded(engine.clone()),
             Engine::Redis(engine) => Engine::Redis(engine.separate()),
@@ -64,14 +94,14 @@ impl Store {
 
     /// Begins to listen for the ticket that an operation of the list asks for, if one does. To
     /// be called before the list is applied.
-    pub(crate) fn listen(&self, ops: &[(String, Op)]) -> Option<Listener> {
+    pub fn listen(&self, ops: &[(String, Op)]) -> Option<Listener> {
         let ticket = ops.iter().find_map(|(_, op)| op.ticket())?;
         Some(self.listeners.listen(ticket))
     }
 
     /// Applies operations in order, up to the first whose outcome stops the list. `None` when
     /// the store failed. With the embedded engine and relaxed operations it never waits.
-    pub(crate) async fn apply(&self, core: &RefCell<Core>, ops: Vec<(String, Op)>) -> Applied {
+    pub async fn apply(&self, core: &RefCell<Core>, ops: Vec<(String, Op)>) -> Applied {
         let mut outcomes = Vec::with_capacity(ops.len());
         for (key, op) in ops {
             let outcome = match &self.engine {
@@ -93,7 +123,7 @@ impl Store {
     }
 
     /// Writes what has not been written. To be called when nothing else is applied any more.
-    pub(crate) fn close(&self) {
+    pub fn close(&self) {
         if let Engine::Embedded(engine) = &self.engine {
             engine.close();
         }
@@ -101,8 +131,8 @@ impl Store {
 }
 
 /// One call of the reducer in the module; a failure of it is the store's.
-fn reduce(core: &RefCell<Core>, op: Op, old: Option<&[u8]>) -> Option<ReduceReply> {
-    match core.borrow_mut().reduce(op, old, clock::unix_ms()) {
+fn reduce(core: &RefCell<Core>, op: Op, old: Option<&[u8]>, unix_ms: u64) -> Option<ReduceReply> {
+    match core.borrow_mut().reduce(op, old, unix_ms) {
         Ok(reduced) => Some(reduced),
         Err(broken) => {
             failed(&broken.0);

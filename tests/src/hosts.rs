@@ -85,7 +85,9 @@ impl Host {
                 }
                 command
             }
-            Kind::Edge => edge(&directory, &compiled(files), None, settings),
+            Kind::Edge => {
+                workerd(&directory, &Worker { catalog: &compiled(files), ..Worker::GATEWAY }, settings)
+            }
         };
         Self::run(kind, command, directory).await
     }
@@ -100,7 +102,9 @@ impl Host {
         settings: &[(&str, &str)],
     ) -> Self {
         let directory = new_directory("edge-kv");
-        let command = edge(&directory, &compiled(files), Some(&compiled(stored)), settings);
+        let (catalog, kv) = (compiled(files), compiled(stored));
+        let worker = Worker { catalog: &catalog, kv: Some(&kv), ..Worker::GATEWAY };
+        let command = workerd(&directory, &worker, settings);
         Self::run(Kind::Edge, command, directory).await
     }
 
@@ -113,6 +117,25 @@ impl Host {
         let mut command = native(&directory, settings);
         command.arg("--demo");
         Self::run(Kind::Native, command, directory).await
+    }
+
+    /// Starts workerd with the store's Durable Objects alone, behind `cells.mjs`. They are in
+    /// memory, or in a directory that outlives the process.
+    ///
+    /// # Panics
+    /// As [`Host::start`].
+    pub async fn start_cells(kept: Option<&Path>) -> Self {
+        let directory = new_directory("cells");
+        let command = workerd(&directory, &Worker { entry: CELLS, kept, ..Worker::GATEWAY }, &[]);
+        Self::run(Kind::Edge, command, directory).await
+    }
+
+    /// Starts a program that says where it listens as the native host does.
+    ///
+    /// # Panics
+    /// As [`Host::start`].
+    pub async fn start_program(command: Command) -> Self {
+        Self::run(Kind::Native, command, new_directory("program")).await
     }
 
     async fn run(kind: Kind, mut command: Command, directory: PathBuf) -> Self {
@@ -217,7 +240,8 @@ fn text(output: &Mutex<String>) -> String {
     output.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-fn new_directory(name: &str) -> PathBuf {
+/// A directory that nobody else has.
+pub(crate) fn new_directory(name: &str) -> PathBuf {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     let path = std::env::temp_dir().join(format!("minigate-test-{}-{name}-{number}", std::process::id()));
@@ -255,14 +279,18 @@ fn port(line: &str) -> Option<u16> {
     }
 }
 
+/// Where machine code is kept: the module is compiled once for all hosts of a run.
+#[must_use]
+pub fn code_directory() -> PathBuf {
+    std::env::temp_dir().join(format!("minigate-test-{}-code", std::process::id()))
+}
+
 fn native(directory: &Path, settings: &[(&str, &str)]) -> Command {
     let mut command = Command::new(required("MINIGATE_BIN"));
-    // The module is compiled once for all hosts of a run.
-    let code = std::env::temp_dir().join(format!("minigate-test-{}-code", std::process::id()));
     command
         .arg("serve")
         .env_clear()
-        .env("CACHE_DIR", code)
+        .env("CACHE_DIR", code_directory())
         .env("MINIGATE_MODULE", required("MINIGATE_MODULE").join("index_bg.wasm"))
         .env("PORT", "0")
         .env("DATA_DIR", directory.join("data"))
@@ -281,44 +309,66 @@ fn compiled(files: &[(&str, &str)]) -> Vec<u8> {
     checked.catalog.unwrap_or_else(|| panic!("{}", lines.join("\n"))).encode()
 }
 
-fn edge(directory: &Path, catalog: &[u8], kv: Option<&[u8]>, settings: &[(&str, &str)]) -> Command {
+/// The Workers entry, among the module's files.
+const ENTRY: &str = "entry.mjs";
+/// The entry to the store's objects, which is the tests' own.
+const CELLS: &str = "cells.mjs";
+
+/// What workerd is to run.
+struct Worker<'a> {
+    entry: &'a str,
+    /// The compiled configuration beside the module.
+    catalog: &'a [u8],
+    /// The same in a KV namespace.
+    kv: Option<&'a [u8]>,
+    /// Where the objects are kept; in memory without it.
+    kept: Option<&'a Path>,
+}
+
+impl Worker<'_> {
+    const GATEWAY: Self = Self { entry: ENTRY, catalog: &[], kv: None, kept: None };
+}
+
+fn workerd(directory: &Path, worker: &Worker<'_>, settings: &[(&str, &str)]) -> Command {
     let config = directory.join("config.capnp");
-    let text = workerd_config(&required("MINIGATE_MODULE"), kv.is_some(), settings);
-    std::fs::write(&config, text).expect("a file");
-    std::fs::write(directory.join("catalog.bin"), catalog).expect("a file");
+    let module = required("MINIGATE_MODULE");
+    std::fs::write(&config, workerd_config(&module, worker, settings)).expect("a file");
+    std::fs::write(directory.join("catalog.bin"), worker.catalog).expect("a file");
+    std::fs::write(directory.join(CELLS), include_str!("cells.mjs")).expect("a file");
     // workerd asks a KV namespace over HTTP; a directory answers as one that is only read.
     let stored = directory.join("kv");
     std::fs::create_dir(&stored).expect("a directory");
-    if let Some(bytes) = kv {
+    if let Some(bytes) = worker.kv {
         std::fs::write(stored.join("catalog"), bytes).expect("a file");
     }
-    let link = directory.join("module");
-    std::os::unix::fs::symlink(required("MINIGATE_MODULE"), link).expect("a link");
+    std::os::unix::fs::symlink(module, directory.join("module")).expect("a link");
     let mut command = Command::new(required("MINIGATE_WORKERD"));
     command.arg("serve").arg(config).arg("--control-fd=1").env_clear();
-    if kv.is_some() {
+    if worker.kv.is_some() {
         command.arg(format!("--directory-path=kv={}", stored.display()));
     }
     command
 }
 
-/// What `wrangler.toml` says, in workerd's own terms.
-fn workerd_config(module: &Path, kv: bool, settings: &[(&str, &str)]) -> String {
+/// What `wrangler.toml` says, in workerd's own terms. The first module is the entry.
+fn workerd_config(module: &Path, worker: &Worker<'_>, settings: &[(&str, &str)]) -> String {
+    let Worker { entry, kv, kept, .. } = *worker;
     let mut modules = String::new();
-    let mut add = |name: &str, kind: &str| {
+    let mut add = |name: &str, file: &str, kind: &str| {
         // Writing to a String cannot fail.
-        let _ = writeln!(modules, "    (name = \"{name}\", {kind} = embed \"module/{name}\"),");
+        let _ = writeln!(modules, "    (name = \"{name}\", {kind} = embed \"{file}\"),");
     };
-    add("entry.mjs", "esModule");
-    let (store, binding) = if kv {
+    let in_module = |name: &str| format!("module/{name}");
+    add(entry, &if entry == ENTRY { in_module(entry) } else { entry.to_owned() }, "esModule");
+    let (store, binding) = if kv.is_some() {
         (r#"(name = "kv", disk = (writable = false)),"#, r#"(name = "CONFIG", kvNamespace = "kv"),"#)
     } else {
         ("", "")
     };
     for name in files(module, Path::new("")) {
         match name.rsplit_once('.').map(|(_, ending)| ending) {
-            Some("js" | "mjs") if name != "entry.mjs" => add(&name, "esModule"),
-            Some("wasm") => add(&name, "wasm"),
+            Some("js" | "mjs") if name != ENTRY => add(&name, &in_module(&name), "esModule"),
+            Some("wasm") => add(&name, &in_module(&name), "wasm"),
             _ => {}
         }
     }
@@ -326,13 +376,21 @@ fn workerd_config(module: &Path, kv: bool, settings: &[(&str, &str)]) -> String 
         .iter()
         .map(|(name, value)| format!("    (name = \"{name}\", text = {}),\n", Value::from(*value)))
         .collect();
+    let (storage, disk) = match kept {
+        None => ("(inMemory = void)", String::new()),
+        Some(path) => {
+            let path = Value::from(path.to_string_lossy());
+            let disk = format!("    (name = \"kept\", disk = (path = {path}, writable = true)),\n");
+            ("(localDisk = \"kept\")", disk)
+        }
+    };
     format!(
         r#"using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
   services = [
     (name = "main", worker = .gateway),
     (name = "internet", network = (allow = ["public", "private"])),
-    {store}
+{disk}    {store}
   ],
   sockets = [(name = "http", address = "127.0.0.1:0", http = (), service = "main")],
 );
@@ -347,7 +405,7 @@ const gateway :Workerd.Worker = (
     {binding}
   ],
   durableObjectNamespaces = [(className = "StateCell", uniqueKey = "minigate", enableSql = true)],
-  durableObjectStorage = (inMemory = void),
+  durableObjectStorage = {storage},
 );
 "#
     )

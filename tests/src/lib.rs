@@ -12,6 +12,7 @@ pub mod openclaw;
 pub mod provider;
 pub mod redis;
 pub mod scripted;
+pub mod store;
 pub mod upstream;
 pub mod wechat;
 

@@ -91,6 +91,12 @@ impl Redis {
         format!("redis://:{PASSWORD}@127.0.0.1:{}/0", self.port)
     }
 
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().and_then(Child::id).unwrap_or_default()
+    }
+
     /// Ends it without a word; what it held is lost.
     pub async fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {

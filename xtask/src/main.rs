@@ -37,6 +37,8 @@ cargo xtask bench chat [--json]
                             the native host beside nginx on the same upstream
 cargo xtask bench overload [--json]
                             ten times what the real OpenClaw serves, from fifty people
+cargo xtask bench store [--json]
+                            a call of each store, with a thousand keys and with a million
 cargo xtask edge            run the edge locally, in workerd, on 127.0.0.1:8787
 
 Settings:

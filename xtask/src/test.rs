@@ -45,10 +45,11 @@ const SUITES: &[Suite] = &[
         place: Place::Wasm,
         selection: &["-p", "minigate-core", "--lib", "--target", WASM],
     },
-    Suite { name: "host", place: Place::Packages, selection: &["--bins"] },
+    // The native host's own tests, and those of what the others run against.
+    Suite { name: "host", place: Place::Packages, selection: &["--lib"] },
     Suite { name: "xtask", place: Place::Native, selection: &["-p", "xtask"] },
-    Suite { name: "tests", place: Place::Hosts, selection: &["--lib"] },
     Suite { name: "conformance", place: Place::Hosts, selection: &["--test", "conformance"] },
+    Suite { name: "store", place: Place::Hosts, selection: &["--test", "store"] },
     Suite { name: "e2e", place: Place::Hosts, selection: &["--test", "e2e"] },
     Suite { name: "openclaw", place: Place::Hosts, selection: &["--test", "openclaw"] },
 ];

@@ -23,8 +23,8 @@ use minigate_core::state::{Op, Outcome};
 use rusqlite::{Connection, OptionalExtension as _};
 use tokio::sync::oneshot;
 
-use super::{failed, reduce};
-use crate::{clock, module::Core};
+use super::{Clock, failed, reduce};
+use crate::module::Core;
 
 /// How long a relaxed change may wait for the disk.
 const FLUSH: Duration = Duration::from_millis(250);
@@ -59,6 +59,8 @@ impl Cell {
 struct Shard {
     cells: HashMap<String, Cell>,
     dirty: Vec<String>,
+    /// The number of cells at which some are forgotten next.
+    full: usize,
     /// Reads what is not in memory. Reading does not wait for the writer (WAL).
     reader: Connection,
 }
@@ -66,6 +68,7 @@ struct Shard {
 struct Inner {
     shards: Vec<Mutex<Shard>>,
     hasher: std::hash::RandomState,
+    clock: Clock,
     /// Held for as long as the store is open.
     _lock: File,
 }
@@ -92,28 +95,14 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 
 impl Embedded {
     /// Opens the file and starts the writer.
-    pub(super) fn open(directory: &Path) -> Result<Self, String> {
-        let problem = |error: &dyn std::fmt::Display| format!("DATA_DIR: {}: {error}", directory.display());
-        std::fs::create_dir_all(directory).map_err(|error| problem(&error))?;
-        // Two programs on one file would each believe their own memory.
-        let lock = File::create(directory.join("minigate.lock")).map_err(|error| problem(&error))?;
-        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
-            return Err(problem(&"another minigate uses it; give each its own, or set STORE_URL"));
-        }
-        let path = directory.join("minigate.sqlite");
-        let connection = create(&path).map_err(|error| problem(&error))?;
-        let mut shards = Vec::with_capacity(SHARDS);
-        for _ in 0..SHARDS {
-            let reader = reader(&path).map_err(|error| problem(&error))?;
-            shards.push(Mutex::new(Shard { cells: HashMap::new(), dirty: Vec::new(), reader }));
-        }
-        let inner = Arc::new(Inner { shards, hasher: std::hash::RandomState::new(), _lock: lock });
+    pub(super) fn open(directory: &Path, clock: Clock) -> Result<Self, String> {
+        let mut keeper = Keeper::open(directory, clock)?;
+        let inner = Arc::clone(&keeper.inner);
         let (writer, barriers) = mpsc::channel();
-        let mut keeper = Keeper { inner: Arc::clone(&inner), connection, swept: Instant::now() };
         thread::Builder::new()
             .name("store".into())
             .spawn(move || keeper.run(&barriers))
-            .map_err(|error| problem(&error))?;
+            .map_err(|error| format!("DATA_DIR: {error}"))?;
         Ok(Self { inner, writer })
     }
 
@@ -141,15 +130,13 @@ impl Embedded {
         }
         if !shard.cells.contains_key(key) {
             let cell = shard.read(key)?;
-            if shard.cells.len() >= MOST_CELLS {
-                shard.cells.retain(|_, cell| !cell.is_on_disk());
-            }
+            shard.make_room();
             shard.cells.insert(key.to_owned(), cell);
         }
         let Shard { cells, dirty, .. } = &mut *shard;
         let cell = cells.get_mut(key)?;
-        let now = clock::unix_ms();
-        let reduced = reduce(core, op, (cell.expires_ms > now).then_some(cell.value.as_slice()))?;
+        let now = self.inner.clock.unix_ms();
+        let reduced = reduce(core, op, (cell.expires_ms > now).then_some(cell.value.as_slice()), now)?;
         if cell.value.is_empty() && reduced.new.is_empty() {
             return Some((reduced.outcome, reduced.wake));
         }
@@ -172,6 +159,15 @@ impl Embedded {
 }
 
 impl Shard {
+    /// Forgets what is on disk when there is too much. While most waits for the disk, each new key
+    /// would look at all of them in vain; so it is not looked again until some more have come.
+    fn make_room(&mut self) {
+        if self.cells.len() >= self.full {
+            self.cells.retain(|_, cell| !cell.is_on_disk());
+            self.full = MOST_CELLS.max(self.cells.len() + MOST_CELLS / 4);
+        }
+    }
+
     /// What is on disk under a key; `None` when it cannot be read.
     fn read(&self, key: &str) -> Option<Cell> {
         let mut select = self
@@ -222,6 +218,30 @@ struct Keeper {
 }
 
 impl Keeper {
+    fn open(directory: &Path, clock: Clock) -> Result<Self, String> {
+        let problem = |error: &dyn std::fmt::Display| format!("DATA_DIR: {}: {error}", directory.display());
+        std::fs::create_dir_all(directory).map_err(|error| problem(&error))?;
+        // Two programs on one file would each believe their own memory.
+        let lock = File::create(directory.join("minigate.lock")).map_err(|error| problem(&error))?;
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            return Err(problem(&"another minigate uses it; give each its own, or set STORE_URL"));
+        }
+        let path = directory.join("minigate.sqlite");
+        let connection = create(&path).map_err(|error| problem(&error))?;
+        let mut shards = Vec::with_capacity(SHARDS);
+        for _ in 0..SHARDS {
+            let reader = reader(&path).map_err(|error| problem(&error))?;
+            shards.push(Mutex::new(Shard {
+                cells: HashMap::new(),
+                dirty: Vec::new(),
+                full: MOST_CELLS,
+                reader,
+            }));
+        }
+        let inner = Arc::new(Inner { shards, hasher: std::hash::RandomState::new(), clock, _lock: lock });
+        Ok(Self { inner, connection, swept: Instant::now() })
+    }
+
     /// Until every handle is gone.
     fn run(&mut self, barriers: &mpsc::Receiver<Barrier>) {
         loop {
@@ -303,7 +323,7 @@ impl Keeper {
     /// Forgets what has outlived its time.
     fn sweep(&mut self) {
         self.swept = Instant::now();
-        let now = clock::unix_ms();
+        let now = self.inner.clock.unix_ms();
         for shard in &self.inner.shards {
             lock(shard).cells.retain(|_, cell| !cell.is_on_disk() || cell.expires_ms > now);
         }
@@ -325,4 +345,79 @@ impl Keeper {
 /// SQLite's integers are signed.
 fn sql(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test says so when something is missing")]
+
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    /// A keeper without its thread, in a directory of its own, and its clock.
+    fn keeper(name: &str) -> (Keeper, Arc<AtomicU64>, PathBuf) {
+        let directory = std::env::temp_dir().join(format!("minigate-{name}-{}", std::process::id()));
+        let time = Arc::new(AtomicU64::new(1_000));
+        let shown = Arc::clone(&time);
+        let clock = Clock::new(move || shown.load(Ordering::SeqCst));
+        (Keeper::open(&directory, clock).unwrap(), time, directory)
+    }
+
+    fn rows(keeper: &Keeper) -> u32 {
+        keeper.connection.query_row("SELECT count(*) FROM cell", [], |row| row.get(0)).unwrap()
+    }
+
+    fn put(keeper: &Keeper, key: &str, expires_ms: u64, dirty: bool) {
+        let cell = Cell { value: vec![1], expires_ms, dirty, writing: false };
+        lock(&keeper.inner.shards[0]).cells.insert(key.into(), cell);
+    }
+
+    #[test]
+    fn what_has_outlived_its_time_is_deleted_from_disk_and_memory() {
+        let (mut keeper, time, directory) = keeper("sweep");
+        let cells: Vec<_> = [("past", 2_000), ("written anew", 2_000), ("to come", 9_000)]
+            .map(|(key, expires_ms)| (key.to_owned(), vec![1], expires_ms))
+            .into();
+        keeper.write(&cells, false).unwrap();
+        put(&keeper, "past", 2_000, false);
+        put(&keeper, "written anew", 9_000, true);
+        put(&keeper, "to come", 9_000, false);
+        keeper.sweep();
+        assert_eq!(rows(&keeper), 3, "nobody's time is over");
+        time.store(2_000, Ordering::SeqCst);
+        keeper.sweep();
+        assert_eq!(rows(&keeper), 1);
+        let left: Vec<String> = lock(&keeper.inner.shards[0]).cells.keys().cloned().collect();
+        assert!(left.len() == 2 && !left.contains(&"past".to_owned()), "{left:?}");
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn memory_is_bounded_and_what_waits_for_the_disk_stays() {
+        let (keeper, _, directory) = keeper("room");
+        for number in 0..3 * MOST_CELLS {
+            lock(&keeper.inner.shards[0]).make_room();
+            put(&keeper, &number.to_string(), 9_000, number < MOST_CELLS + 3);
+        }
+        let shard = lock(&keeper.inner.shards[0]);
+        assert!(shard.cells.len() <= 2 * MOST_CELLS, "{}", shard.cells.len());
+        assert_eq!(shard.cells.values().filter(|cell| cell.dirty).count(), MOST_CELLS + 3);
+        drop(shard);
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn what_is_too_much_for_one_sweep_is_deleted_by_the_next_ones() {
+        let (mut keeper, _, directory) = keeper("sweeps");
+        let cells: Vec<_> = (0..=SWEEP_ROWS).map(|number| (number.to_string(), vec![1], 1)).collect();
+        keeper.write(&cells, false).unwrap();
+        keeper.sweep();
+        assert_eq!(rows(&keeper), 1);
+        assert!(keeper.swept.elapsed() >= SWEEP, "it goes on at once");
+        keeper.sweep();
+        assert_eq!(rows(&keeper), 0);
+        assert!(keeper.swept.elapsed() < SWEEP);
+        std::fs::remove_dir_all(directory).unwrap();
+    }
 }

@@ -51,7 +51,7 @@ impl Listeners {
 
 /// Ends when its ticket is woken, or when a later listener has taken its place.
 #[derive(Debug)]
-pub(crate) struct Listener {
+pub struct Listener {
     ticket: u64,
     number: u64,
     woken: oneshot::Receiver<()>,

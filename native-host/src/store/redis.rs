@@ -2,7 +2,8 @@
 //!
 //! An operation reads the key, is reduced here, and is written only if the key has not changed
 //! since (compare-and-set in a script, which the server runs alone); otherwise it is reduced
-//! again on what is there now. The script also tells all hosts which tickets to wake. A
+//! again on what is there now. The tasks of one host do not compete: they stand in line at a key
+//! ([`Lines`]). The script also tells all hosts which tickets to wake. A
 //! connection that broke is made again in the background; until then operations fail at once,
 //! and the policy says what that means.
 
@@ -16,7 +17,7 @@ use redis::{
 };
 use tokio::sync::OnceCell;
 
-use super::{Listeners, failed, reduce};
+use super::{Clock, Listeners, failed, lines::Lines, reduce};
 use crate::{module::Core, server};
 
 /// How long the server may take for one command.
@@ -46,6 +47,8 @@ pub(super) struct Redis {
     client: Client,
     connection: Arc<OnceCell<ConnectionManager>>,
     script: Arc<Script>,
+    lines: Lines,
+    clock: Clock,
 }
 
 impl std::fmt::Debug for Redis {
@@ -56,7 +59,7 @@ impl std::fmt::Debug for Redis {
 
 impl Redis {
     /// Reads the URL, and begins to listen for tickets.
-    pub(super) fn open(url: &str, listeners: Listeners) -> Result<Self, String> {
+    pub(super) fn open(url: &str, listeners: Listeners, clock: Clock) -> Result<Self, String> {
         // The error could show the password.
         let client = Client::open(url).map_err(|_| {
             "STORE_URL: not a valid URL; for example redis://:password@127.0.0.1:6379/0".to_owned()
@@ -69,7 +72,8 @@ impl Redis {
                 Err(problem) => failed(&problem),
             })
             .map_err(|error| format!("STORE_URL: {error}"))?;
-        Ok(Self { client, connection: Arc::default(), script: Arc::new(Script::new(COMPARE_AND_SET)) })
+        let script = Arc::new(Script::new(COMPARE_AND_SET));
+        Ok(Self { client, connection: Arc::default(), script, lines: Lines::default(), clock })
     }
 
     /// A handle for another thread.
@@ -111,13 +115,16 @@ impl Redis {
         key: &str,
         op: Op,
     ) -> redis::RedisResult<Option<Outcome>> {
+        let _turn = self.lines.turn(key).await;
         let key = format!("{PREFIX}{key}");
         let mut connection = self.connection().await?;
         let found: Option<Vec<u8>> = redis::cmd("GET").arg(&key).query_async(&mut connection).await?;
         let mut old = found.unwrap_or_default();
         for _ in 0..MOST_TRIES {
             let known = Some(old.as_slice()).filter(|bytes| !bytes.is_empty());
-            let Some(reduced) = reduce(core, op.clone(), known) else { return Ok(None) };
+            let Some(reduced) = reduce(core, op.clone(), known, self.clock.unix_ms()) else {
+                return Ok(None);
+            };
             if known.is_none() && reduced.new.is_empty() && reduced.wake.is_empty() {
                 return Ok(Some(reduced.outcome));
             }

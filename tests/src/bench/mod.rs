@@ -8,6 +8,7 @@ mod process;
 mod report;
 mod requests;
 mod steps;
+mod stores;
 mod upstream;
 
 use std::{
@@ -22,6 +23,7 @@ use report::{Report, Row, Target};
 use upstream::Upstream;
 
 pub(crate) use overload::overload;
+pub(crate) use stores::store;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 

@@ -1,7 +1,10 @@
 //! What happens when there is more to do than OpenClaw does at once, and what WeChat is asked
 //! about a text: each host alone, then two hosts on one Redis.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 use minigate_tests::{
@@ -23,6 +26,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         failures_of_many_open_the_breaker,
         texts_are_checked_before_anybody_sees_them,
         every_store_keeps_the_contract,
+        who_has_no_rate_left_takes_no_slot,
     ];
     all.extend(scenarios![for &[Kind::Native];
         limits_hold_over_two_hosts,
@@ -174,6 +178,31 @@ async fn texts_are_checked_before_anybody_sees_them(scene: Scene) {
     for canary in CANARIES.iter().chain([&logins::APP_SECRET]) {
         assert!(!output.contains(*canary), "{canary} is in the output");
     }
+    host.stop().await;
+}
+
+/// The list of operations stops at the first no. A slot that was taken for nothing would be held
+/// until its lease ends, and nobody may wait here.
+async fn who_has_no_rate_left_takes_no_slot(scene: Scene) {
+    let settings = [
+        ("RATE_LIMIT_PER_MINUTE", "1"),
+        ("RATE_LIMIT_BURST", "1"),
+        ("MAX_CONCURRENCY", "1"),
+        ("QUEUE_LIMIT", "0"),
+    ];
+    let host = host(&scene, &settings).await;
+    let client = Client::new(&host.url);
+    let status = async |name: &str| client.chat(&of(name, "no slot for nothing")).await.status;
+    assert_eq!(status("one").await, 200);
+    for _ in 0..3 {
+        assert_eq!(status("one").await, 429);
+    }
+    // The first turn's slot comes back a moment after its answer has ended.
+    let tries = AtomicU32::new(0);
+    until("a free slot", Duration::from_secs(5), || async {
+        status(&format!("another {}", tries.fetch_add(1, Ordering::SeqCst))).await == 200
+    })
+    .await;
     host.stop().await;
 }
 

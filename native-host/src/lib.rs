@@ -1,0 +1,18 @@
+//! The native host: runs the gateway's wasm module beside OpenClaw.
+//!
+//! It moves bytes, keeps time and stores. It holds no rule about users, models or formats:
+//! a line here that would need one belongs into the core.
+//!
+//! The program is `main.rs`. This is a library so that the store's conformance suite and its
+//! benchmark use [`store`] and [`module`] as they are, without a request around each call.
+
+mod clock;
+pub mod configuration;
+pub mod demo;
+mod driver;
+pub mod journal;
+pub mod module;
+pub mod server;
+mod settings;
+pub mod store;
+mod upstream;

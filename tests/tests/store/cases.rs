@@ -1,0 +1,320 @@
+//! What every store promises. The time is the machine's, and short where something has to end.
+
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use futures_util::future::join_all;
+use minigate_core::state::{
+    Op, Outcome,
+    admission::{Admit, Release, Verdict},
+    caller::{Enter, Rate},
+};
+use minigate_tests::until;
+use serde_bytes::ByteBuf;
+
+use crate::{
+    Case,
+    engines::{Stage, Way},
+};
+
+/// Lists cases.
+macro_rules! cases {
+    ($($name:ident),* $(,)?) => {
+        vec![$(Case { name: stringify!($name), run: |stage| Box::pin($name(stage)) },)*]
+    };
+}
+
+pub(crate) fn all() -> Vec<Case> {
+    cases![
+        a_burst_is_granted_exactly,
+        a_mark_is_first_for_one,
+        a_value_ends_with_its_time,
+        leases_are_never_more_than_slots,
+        a_release_wakes_who_waits_elsewhere,
+        a_lease_that_nobody_gives_back_ends,
+        a_list_stops_at_the_first_no,
+        what_was_acknowledged_survives_a_kill,
+        keys_are_apart_whatever_is_in_them,
+        any_bytes_come_back_as_they_were,
+        a_large_value_comes_back_whole,
+        a_clock_that_goes_back_gives_and_takes_nothing,
+    ]
+}
+
+/// Long enough for anything that is not to take long.
+const SOON: Duration = Duration::from_secs(10);
+const HOUR_MS: i64 = 3_600_000;
+const UPSTREAM: &str = "upstream:a";
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    u64::try_from(since.as_millis()).unwrap()
+}
+
+fn enter(per_minute: u32, burst: u32) -> Op {
+    let rate = Some(Rate { per_minute, burst });
+    Op::Enter(Enter { rate, cost: 1, ..Enter::default() })
+}
+
+fn write(value: &[u8], ttl_ms: u64) -> Op {
+    Op::Write { value: ByteBuf::from(value), ttl_ms }
+}
+
+fn value(bytes: &[u8]) -> Outcome {
+    Outcome::Value(Some(ByteBuf::from(bytes)))
+}
+
+fn admit(ticket: u64, slots: u16, lease_ms: u32) -> Op {
+    Op::Admit(Admit {
+        ticket,
+        flow: ticket,
+        weight: 1,
+        session: None,
+        model: 1,
+        give_up_ms: unix_ms() + 4 * 3_600_000,
+        lease_ms,
+        slots,
+        model_slots: slots,
+        places: 1_000,
+    })
+}
+
+fn release(ticket: u64, slots: u16) -> Op {
+    Op::Release(Release { ticket, model: 1, flow: ticket, verdict: Verdict::Well, slots })
+}
+
+fn granted(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Entered { granted: true, .. })
+}
+
+fn remaining(outcome: &Outcome) -> u32 {
+    match outcome {
+        Outcome::Entered { remaining, .. } => *remaining,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The same operation very often at once, on both ways.
+async fn crowd(ways: &[Way; 2], key: &str, op: &Op) -> Vec<Outcome> {
+    join_all((0..200).map(|number| ways[number % 2].one(key, op))).await
+}
+
+async fn a_burst_is_granted_exactly(stage: Stage) {
+    let outcomes = crowd(&stage.ways(), "user:a", &enter(1, 20)).await;
+    assert_eq!(outcomes.iter().filter(|outcome| granted(outcome)).count(), 20);
+}
+
+async fn a_mark_is_first_for_one(stage: Stage) {
+    let outcomes = crowd(&stage.ways(), "code:a", &Op::Once { ttl_ms: 60_000 }).await;
+    assert_eq!(outcomes.iter().filter(|outcome| **outcome == Outcome::Once { first: true }).count(), 1);
+}
+
+async fn a_value_ends_with_its_time(stage: Stage) {
+    const TTL: u64 = 400;
+    let [here, there] = stage.ways();
+    let written = unix_ms();
+    here.one("job:a", &write(b"v", TTL)).await;
+    let read = there.one("job:a", &Op::Read).await;
+    if unix_ms() < written + TTL {
+        assert_eq!(read, value(b"v"));
+    }
+    until("the value to end", SOON, || async { there.one("job:a", &Op::Read).await == Outcome::Value(None) })
+        .await;
+    assert!(unix_ms() >= written + TTL, "it ended before its time");
+    // What has ended is as good as never written.
+    assert_eq!(here.one("job:a", &Op::Read).await, Outcome::Value(None));
+    assert_eq!(here.one("job:a", &Op::Once { ttl_ms: 60_000 }).await, Outcome::Once { first: true });
+}
+
+async fn leases_are_never_more_than_slots(stage: Stage) {
+    const SLOTS: u16 = 3;
+    let ways = stage.ways();
+    let (running, done) = (AtomicU32::new(0), AtomicU32::new(0));
+    let turn = async |ticket: u64| {
+        let way = &ways[usize::from(ticket % 2 == 1)];
+        let op = admit(ticket, SLOTS, 15_000);
+        let mut outcome = way.one(UPSTREAM, &op).await;
+        while outcome != Outcome::Admitted {
+            assert!(matches!(outcome, Outcome::Queued { .. }), "{outcome:?}");
+            way.watch(UPSTREAM, &op).await;
+            outcome = way.one(UPSTREAM, &op).await;
+        }
+        let now = running.fetch_add(1, Ordering::SeqCst) + 1;
+        assert!(now <= u32::from(SLOTS), "{now} run at once");
+        // A turn takes its time.
+        way.one("user:a", &enter(1, 1)).await;
+        running.fetch_sub(1, Ordering::SeqCst);
+        way.one(UPSTREAM, &release(ticket, SLOTS)).await;
+        done.fetch_add(1, Ordering::SeqCst);
+    };
+    join_all((0..60).map(turn)).await;
+    assert_eq!((running.load(Ordering::SeqCst), done.load(Ordering::SeqCst)), (0, 60));
+}
+
+async fn a_release_wakes_who_waits_elsewhere(stage: Stage) {
+    let [here, there] = stage.ways();
+    assert_eq!(here.one(UPSTREAM, &admit(1, 1, 15_000)).await, Outcome::Admitted);
+    let op = admit(2, 1, 15_000);
+    assert_eq!(there.one(UPSTREAM, &op).await, Outcome::Queued { ahead: 0 });
+    let watched = async {
+        there.watch(UPSTREAM, &op).await;
+        Instant::now()
+    };
+    let released = async {
+        here.one(UPSTREAM, &release(1, 1)).await;
+        Instant::now()
+    };
+    // Whichever of the two comes first, nobody waits until it is time to ask again.
+    let (woken, released) = tokio::join!(watched, released);
+    assert!(woken.saturating_duration_since(released) < Duration::from_secs(1), "nobody was woken");
+    assert_eq!(there.one(UPSTREAM, &op).await, Outcome::Admitted);
+}
+
+async fn a_lease_that_nobody_gives_back_ends(stage: Stage) {
+    const LEASE: u32 = 300;
+    let [dead, alive] = stage.ways();
+    let begun = unix_ms();
+    assert_eq!(dead.one(UPSTREAM, &admit(1, 1, LEASE)).await, Outcome::Admitted);
+    until("the lease to end", SOON, || async {
+        alive.one(UPSTREAM, &admit(2, 1, 15_000)).await == Outcome::Admitted
+    })
+    .await;
+    assert!(unix_ms() >= begun + u64::from(LEASE), "it ended before its time");
+    // Whoever comes back too late has no lease any more.
+    dead.one(UPSTREAM, &Op::Renew { ticket: 1, lease_ms: 15_000 }).await;
+    assert_eq!(dead.one(UPSTREAM, &admit(1, 1, LEASE)).await, Outcome::Queued { ahead: 0 });
+}
+
+async fn a_list_stops_at_the_first_no(stage: Stage) {
+    let [here, there] = stage.ways();
+    let list = |code, ticket| {
+        [("user:a", enter(1, 1)), (code, Op::Once { ttl_ms: 60_000 }), (UPSTREAM, admit(ticket, 2, 15_000))]
+    };
+    let outcomes = here.apply(&list("code:1", 1)).await;
+    assert!(granted(&outcomes[0]), "{outcomes:?}");
+    assert_eq!(outcomes[1..], [Outcome::Once { first: true }, Outcome::Admitted]);
+    let outcomes = there.apply(&list("code:2", 2)).await;
+    assert!(outcomes.len() == 1 && !granted(&outcomes[0]), "{outcomes:?}");
+    let used = [("code:1", Op::Once { ttl_ms: 60_000 }), ("job:a", write(b"v", 60_000))];
+    assert_eq!(here.apply(&used).await, [Outcome::Once { first: false }]);
+    // What came after a no did not happen.
+    assert_eq!(here.one("code:2", &Op::Once { ttl_ms: 60_000 }).await, Outcome::Once { first: true });
+    assert_eq!(here.one("job:a", &Op::Read).await, Outcome::Value(None));
+    assert_eq!(there.one(UPSTREAM, &admit(3, 2, 15_000)).await, Outcome::Admitted, "the second slot");
+}
+
+/// A relaxed operation may be answered before it is on disk, and then it is there with the first
+/// durable one that is answered after it.
+async fn what_was_acknowledged_survives_a_kill(mut stage: Stage) {
+    let ways = stage.ways();
+    let acknowledged = AtomicU32::new(0);
+    let hammer = async |task: u32| {
+        let way = &ways[usize::from(task % 2 == 1)];
+        for number in (task..).step_by(16) {
+            let user = format!("user:{number}");
+            let ops = [
+                (user.as_str(), enter(1, 10)),
+                (&format!("code:{number}"), Op::Once { ttl_ms: 600_000 }),
+                (&format!("job:{number}"), write(&number.to_le_bytes(), 600_000)),
+            ];
+            assert_eq!(way.apply(&ops).await.len(), 3);
+            acknowledged.fetch_add(1, Ordering::SeqCst);
+            if number > 300 {
+                return number;
+            }
+        }
+        0
+    };
+    join_all((0..16).map(hammer)).await;
+    stage.kill_hosts().await;
+    let [way, _] = stage.ways();
+    assert!(acknowledged.load(Ordering::SeqCst) > 300);
+    for number in 0..=300_u32 {
+        let job = way.one(&format!("job:{number}"), &Op::Read).await;
+        assert_eq!(job, value(&number.to_le_bytes()), "{number}");
+        let code = way.one(&format!("code:{number}"), &Op::Once { ttl_ms: 1 }).await;
+        assert_eq!(code, Outcome::Once { first: false }, "{number}");
+        assert_eq!(remaining(&way.one(&format!("user:{number}"), &enter(1, 10)).await), 8, "{number}");
+    }
+}
+
+async fn keys_are_apart_whatever_is_in_them(stage: Stage) {
+    let [here, there] = stage.ways();
+    let long = "k".repeat(512);
+    let keys = [
+        "a",
+        "A",
+        "a ",
+        " a",
+        "a\0",
+        "a\0b",
+        "a\n",
+        "a'b",
+        "a\"b",
+        "a%b",
+        "a%25b",
+        "a*",
+        "a?b&key=a",
+        "键",
+        "🔑",
+        "e\u{301}",
+        "\u{e9}",
+        &long,
+    ];
+    for key in keys {
+        here.one(key, &write(key.as_bytes(), 60_000)).await;
+    }
+    for key in keys {
+        assert_eq!(there.one(key, &Op::Read).await, value(key.as_bytes()), "{key:?}");
+    }
+    assert_eq!(there.one("b", &Op::Read).await, Outcome::Value(None));
+    here.one("a", &Op::Forget).await;
+    assert_eq!(there.one("a", &Op::Read).await, Outcome::Value(None));
+    assert_eq!(there.one("a\0", &Op::Read).await, value(b"a\0"));
+}
+
+async fn any_bytes_come_back_as_they_were(stage: Stage) {
+    let [here, there] = stage.ways();
+    let all: Vec<u8> = (0..=255).collect();
+    for bytes in [&all[..], b"", b"\0", b"\xff\xfe\0", b"\r\n"] {
+        here.one("job:a", &write(bytes, 60_000)).await;
+        assert_eq!(there.one("job:a", &Op::Read).await, value(bytes));
+    }
+    // What another kind of operation left counts as absent, and does no harm.
+    there.one("job:a", &enter(60, 1)).await;
+    assert_eq!(here.one("job:b", &Op::Read).await, Outcome::Value(None));
+}
+
+async fn a_large_value_comes_back_whole(stage: Stage) {
+    let [here, there] = stage.ways();
+    // A Durable Object takes 2 MB under a key.
+    let bytes: Vec<u8> = (0..1_u32 << 20).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    here.one("job:a", &write(&bytes, 60_000)).await;
+    assert!(there.one("job:a", &Op::Read).await == value(&bytes), "other bytes");
+    here.one("job:a", &write(b"small", 60_000)).await;
+    assert_eq!(there.one("job:a", &Op::Read).await, value(b"small"));
+}
+
+async fn a_clock_that_goes_back_gives_and_takes_nothing(stage: Stage) {
+    let [here, there] = stage.ways();
+    let rate = enter(60, 3);
+    stage.set_clock(HOUR_MS).await;
+    for left in [2, 1, 0] {
+        assert_eq!(remaining(&here.one("user:a", &rate).await), left);
+    }
+    here.one("code:a", &Op::Once { ttl_ms: 60_000 }).await;
+    here.one("job:a", &write(b"v", 60_000)).await;
+    assert_eq!(here.one(UPSTREAM, &admit(1, 1, 15_000)).await, Outcome::Admitted);
+    stage.set_clock(0).await;
+    assert!(!granted(&there.one("user:a", &rate).await), "an hour back is no hour gone");
+    assert_eq!(there.one("code:a", &Op::Once { ttl_ms: 60_000 }).await, Outcome::Once { first: false });
+    assert_eq!(there.one("job:a", &Op::Read).await, value(b"v"));
+    assert!(matches!(there.one(UPSTREAM, &admit(2, 1, 15_000)).await, Outcome::Queued { .. }));
+    // And when the time has come again it counts.
+    stage.set_clock(2 * HOUR_MS).await;
+    assert_eq!(remaining(&there.one("user:a", &rate).await), 2);
+    assert_eq!(there.one("job:a", &Op::Read).await, Outcome::Value(None));
+    assert_eq!(there.one("code:a", &Op::Once { ttl_ms: 60_000 }).await, Outcome::Once { first: true });
+}
