@@ -60,7 +60,7 @@ pub(crate) fn store(keys: usize) -> Result<Report> {
 
 /// A store with a thread's way to it.
 enum Filled {
-    Native(Store, RefCell<Core>, usize),
+    Native(Store, Box<RefCell<Core>>, usize),
     Objects(Client, usize),
 }
 
@@ -68,7 +68,7 @@ impl Filled {
     fn open(kept: &Path, url: Option<&str>, name: &str, keys: usize) -> Result<Self> {
         let core = store::core(store::code(&kept.join("code")));
         let opened = Store::open(url, &kept.join(name), Clock::default())?;
-        Ok(Self::Native(opened, RefCell::new(core), keys))
+        Ok(Self::Native(opened, Box::new(RefCell::new(core)), keys))
     }
 
     fn keys(&self) -> usize {

@@ -18,6 +18,7 @@ use std::{future::Future, pin::Pin, process::ExitCode, time::Duration};
 
 use engines::{Engine, Stage};
 use libtest_mimic::{Arguments, Failed, Trial};
+use minigate_tests::{hosts, store};
 
 /// How long a case may take.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -44,6 +45,8 @@ fn main() -> ExitCode {
     if let Some(asked) = door::asked() {
         return door::serve(&asked);
     }
+    // Once, and not by each host that starts.
+    drop(store::code(&hosts::code_directory()));
     let cases = cases::all();
     let trials = Engine::ALL.iter().flat_map(|engine| cases.iter().map(|case| trial(*engine, case)));
     libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit_code()
