@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{LocalBoxFuture, join_all};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use minigate_core::{
@@ -23,7 +23,7 @@ use minigate_core::{
     policy::Policy,
     seam::{
         BodyFailure, Delivery, Fetch, FetchFailure, Input, Lines, Moment, Output, Reply, RequestHead, Step,
-        WholeLines,
+        WholeLines, keep,
     },
     state::Op,
 };
@@ -281,6 +281,19 @@ impl Driver {
                         }),
                     ));
                 }
+            }
+            Output::Keep { id, key, start, len, ttl_ms } => {
+                let base64 = upstream::range(&self.body, start, len);
+                let worker = Rc::clone(&self.worker);
+                let apply = async move {
+                    let Some(ops) = keep(&key, &base64, ttl_ms) else { return Event::Stored(id, None) };
+                    drop(base64);
+                    // Together, so that they wait for the disk once.
+                    let each = ops.into_iter().map(|op| worker.store.apply(&worker.core, vec![op]));
+                    let applied: Option<Vec<_>> = join_all(each).await.into_iter().collect();
+                    Event::Stored(id, applied.map(|outcomes| outcomes.concat()))
+                };
+                self.waiting.push((id, Box::pin(apply)));
             }
             Output::Fetch(fetch) => {
                 let body = RopeBody::new(&fetch.body, &self.body);

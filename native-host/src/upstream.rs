@@ -234,6 +234,13 @@ impl RopeBody {
     }
 }
 
+/// The range of a body in one piece.
+pub(crate) fn range(body: &[Bytes], start: u32, len: u32) -> Vec<u8> {
+    let mut parts = VecDeque::new();
+    slice(body, start as usize, len as usize, &mut parts);
+    parts.iter().flatten().copied().collect()
+}
+
 /// The range of a body that arrived in several parts.
 fn slice(body: &[Bytes], mut start: usize, mut len: usize, out: &mut VecDeque<Bytes>) {
     for part in body {

@@ -182,7 +182,7 @@ pub(super) struct Asking {
 impl Exchange {
     /// The body has come.
     pub(super) fn ask_mini(&mut self, policy: &Policy, body: &[u8], now: Moment) {
-        let request = match mini::parse(&policy.limits, body) {
+        let request = match mini::parse(policy, body) {
             Ok(request) => request,
             Err(failure) => return self.fail(policy, &failure, now),
         };
@@ -332,6 +332,7 @@ impl Exchange {
             let subject = self.story.subject.as_deref().unwrap_or_default();
             auth::session_key(policy, "ask", &format!("{subject}/{intent}"))
         });
+        let pictures = request.pictures.clone();
         let mut input = request.fit(profile)?;
         self.story.attachments = input.media.len();
         if keeps {
@@ -391,6 +392,7 @@ impl Exchange {
         waiting.tokens.input = calibration.apply(waiting.tokens.input);
         waiting.named = named;
         waiting.text = text;
+        waiting.pictures = pictures;
         waiting.cache = cache;
         waiting.curated = curated;
         Ok(waiting)
@@ -504,6 +506,7 @@ impl Exchange {
             curated: None,
             explain_only: self.facts.restricted,
             text: None,
+            pictures: Vec::new(),
         }
     }
 

@@ -20,7 +20,9 @@ use crate::{
         chat::{self, Api, ChatRequest},
         completions,
         failure::{Code, Failure},
-        links, responses, upstream,
+        links,
+        picture::Picture,
+        responses, upstream,
     },
 };
 
@@ -100,6 +102,8 @@ pub(super) struct Waiting {
     pub(super) explain_only: bool,
     /// What the person wrote, until it has been checked.
     pub(super) text: Option<String>,
+    /// The pictures, until WeChat has looked at them.
+    pub(super) pictures: Vec<Picture>,
     /// Estimated tokens: of what is sent, and of the longest answer.
     pub(super) tokens: Tokens,
     /// Where its answer may be kept.
@@ -285,6 +289,7 @@ impl Exchange {
             cache: None,
             curated: None,
             text: (policy.content.mode != ContentMode::Off).then_some(request.text),
+            pictures: request.pictures,
         }
     }
 

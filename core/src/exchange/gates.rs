@@ -288,7 +288,8 @@ impl Exchange {
             return self.after_check(policy, waiting, now);
         }
         let Some(text) = waiting.text.take() else { return self.ask(policy, waiting, now) };
-        match self.inspect(policy, &text, now) {
+        let pictures = std::mem::take(&mut waiting.pictures);
+        match self.inspect_all(policy, &text, pictures, now) {
             Ok(Some(inspection)) => self.phase = Phase::CheckText(inspection, Box::new(waiting)),
             Ok(None) => self.after_check(policy, waiting, now),
             Err(()) => self.fail(policy, &inspection::unchecked(), now),

@@ -1,14 +1,15 @@
-//! Has WeChat look at a text before anybody else sees it.
+//! Has WeChat look at a text, and at pictures, before anybody else sees them.
 //!
 //! One inspection is a small state machine inside of an exchange: the person's openid and this
 //! app's access token out of the store, a token from WeChat where there is none, then one check
-//! for each piece of the text. What a verdict, or its absence, means is the policy's. The
-//! openid and the token go into requests to WeChat and nowhere else.
+//! for each piece of the text, then the [pictures](super::pictures). What a verdict, or its
+//! absence, means is the policy's. The openid and the token go into requests to WeChat and
+//! nowhere else.
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use super::{Exchange, gates::Caller};
+use super::{Exchange, gates::Caller, pictures::Shown};
 use crate::{
     policy::{ContentMode, Policy, StoreFailure},
     seam::{Delivery, Fetch, Input, Moment, Output, Piece, Rope, WECHAT},
@@ -16,6 +17,7 @@ use crate::{
     wire::{
         failure::{Code, Failure},
         json,
+        picture::Picture,
         wechat::{
             access_token::{self, AccessToken},
             content::{self, CheckFault, Suggest},
@@ -30,25 +32,32 @@ const LONGEST_ANSWER: u64 = 64 * 1024;
 /// The store's cell of the access token.
 const TOKEN_KEY: &str = "wechat:token";
 
-/// A text on its way through WeChat.
+/// A text and pictures on their way through WeChat.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Inspection {
     /// The pieces that are left; the last one is the next.
     pieces: Vec<String>,
-    openid: String,
-    token: String,
-    stage: Stage,
+    pub(super) shown: Shown,
+    pub(super) openid: String,
+    pub(super) token: String,
+    pub(super) stage: Stage,
     /// What is waited for.
-    id: u32,
+    pub(super) id: u32,
     /// The token was fetched anew for this inspection.
     renewed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Stage {
+pub(super) enum Stage {
     Store,
     Token,
     Text,
+    /// A picture is put where WeChat can fetch it.
+    Keep,
+    /// WeChat is asked to look at it.
+    Order,
+    /// The verdict is waited for.
+    Verdict,
 }
 
 /// Where an inspection stands after an input.
@@ -73,12 +82,22 @@ pub(super) fn openid_key(subject: &str) -> String {
 
 /// A text that may not be shown.
 pub(super) fn refused() -> Failure {
-    Failure::new(Code::ContentRefused, "WeChat's content check refused the text")
+    Failure::new(Code::ContentRefused, "WeChat's content check refused the text or a picture")
 }
 
-/// A text that nobody could check.
+/// A text or picture that nobody could check.
 pub(super) fn unchecked() -> Failure {
     Failure::new(Code::ContentUnchecked, "the content check did not answer").after(5)
+}
+
+/// What a fault is in the log: an operator must act on some.
+pub(super) fn code_of(fault: CheckFault) -> Code {
+    match fault {
+        CheckFault::Token | CheckFault::BadRequest(_) | CheckFault::NotDownloaded => {
+            Code::WechatMisconfigured
+        }
+        _ => Code::WechatUnavailable,
+    }
 }
 
 impl Exchange {
@@ -90,7 +109,18 @@ impl Exchange {
         text: &str,
         now: Moment,
     ) -> Result<Option<Box<Inspection>>, ()> {
-        if policy.content.mode == ContentMode::Off || text.trim().is_empty() {
+        self.inspect_all(policy, text, Vec::new(), now)
+    }
+
+    /// The same, of a text with pictures.
+    pub(super) fn inspect_all(
+        &mut self,
+        policy: &Policy,
+        text: &str,
+        pictures: Vec<Picture>,
+        now: Moment,
+    ) -> Result<Option<Box<Inspection>>, ()> {
+        if policy.content.mode == ContentMode::Off || (text.trim().is_empty() && pictures.is_empty()) {
             return Ok(None);
         }
         let Caller::Session { subject, .. } = &self.facts.caller else {
@@ -104,8 +134,15 @@ impl Exchange {
         let ops = vec![(key, Op::Read), (TOKEN_KEY.into(), Op::Read)];
         self.outputs.push_back(Output::Store { id, ops });
         self.timers.check = Some(now.unix_ms + PATIENCE);
-        let (openid, token) = (String::new(), String::new());
-        Ok(Some(Box::new(Inspection { pieces, openid, token, stage: Stage::Store, id, renewed: false })))
+        Ok(Some(Box::new(Inspection {
+            pieces,
+            shown: Shown::new(pictures),
+            openid: String::new(),
+            token: String::new(),
+            stage: Stage::Store,
+            id,
+            renewed: false,
+        })))
     }
 
     /// An input that may be the inspection's.
@@ -129,7 +166,7 @@ impl Exchange {
                 } else if inspection.token.is_empty() {
                     self.fetch_token(policy, inspection)
                 } else {
-                    self.check_next(inspection)
+                    self.check_next(policy, inspection, now)
                 }
             }
             (Stage::Token, Input::FetchWhole { id, status, body, .. }) if *id == inspection.id => {
@@ -139,7 +176,7 @@ impl Exchange {
                         let ttl_ms = expires_ms.saturating_sub(now.unix_ms);
                         self.tell(TOKEN_KEY.into(), Op::Write { value, ttl_ms });
                         inspection.token = token;
-                        self.check_next(inspection)
+                        self.check_next(policy, inspection, now)
                     }
                     Err(failure) => {
                         // An operator must know, whatever the policy says of the request.
@@ -149,7 +186,21 @@ impl Exchange {
                 }
             }
             (Stage::Text, Input::FetchWhole { id, status, body, .. }) if *id == inspection.id => {
-                self.judge_text(policy, inspection, content::verdict(*status, body))
+                self.judge_text(policy, inspection, content::verdict(*status, body), now)
+            }
+            (Stage::Keep, Input::Stored { id, .. }) if *id == inspection.id => {
+                self.order(policy, inspection);
+                Progress::Waiting
+            }
+            (Stage::Order, Input::FetchWhole { id, status, body, .. }) if *id == inspection.id => {
+                self.ordered(policy, inspection, content::media_accepted(*status, body), now)
+            }
+            (Stage::Verdict, Input::Stored { id, outcomes }) if *id == inspection.id => {
+                self.verdict_asked(policy, inspection, outcomes.first(), now)
+            }
+            (Stage::Verdict, Input::Woken { id }) if *id == inspection.id => {
+                self.await_verdict(inspection);
+                Progress::Waiting
             }
             (_, Input::StoreFailed { id } | Input::FetchFailed { id, .. }) if *id == inspection.id => {
                 self.story.check_failed = Some(Code::WechatUnavailable);
@@ -157,16 +208,45 @@ impl Exchange {
             }
             _ => return Progress::NotMine,
         };
-        self.timers.check = (progress == Progress::Waiting).then_some(now.unix_ms + PATIENCE);
-        progress
+        self.inspected(policy, inspection, progress, now)
     }
 
-    /// WeChat, or the store, has not answered in time.
-    pub(super) fn inspection_timed_out(&mut self, policy: &Policy, inspection: &Inspection) -> Progress {
-        self.timers.check = None;
+    /// WeChat, or the store, has not answered in time; or it is time to ask for a verdict again.
+    pub(super) fn inspection_timed_out(
+        &mut self,
+        policy: &Policy,
+        inspection: &mut Inspection,
+        now: Moment,
+    ) -> Progress {
         self.outputs.push_back(Output::Cancel { id: inspection.id });
-        self.story.check_failed = Some(Code::WechatUnavailable);
-        self.unchecked(policy)
+        let progress = if inspection.stage == Stage::Verdict && now.unix_ms < inspection.shown.until_ms {
+            self.await_verdict(inspection);
+            Progress::Waiting
+        } else {
+            self.story.check_failed = Some(Code::WechatUnavailable);
+            self.unchecked(policy)
+        };
+        self.inspected(policy, inspection, progress, now)
+    }
+
+    /// Sets the time for the next thing, or clears up after the last.
+    fn inspected(
+        &mut self,
+        policy: &Policy,
+        inspection: &mut Inspection,
+        progress: Progress,
+        now: Moment,
+    ) -> Progress {
+        self.timers.check = match (progress, inspection.stage) {
+            (Progress::Waiting, Stage::Keep) => Some(now.unix_ms + 2 * PATIENCE),
+            (Progress::Waiting, Stage::Verdict) => Some(inspection.shown.ask_again(now)),
+            (Progress::Waiting, _) => Some(now.unix_ms + PATIENCE),
+            _ => None,
+        };
+        if progress != Progress::Waiting {
+            self.take_back(policy, inspection);
+        }
+        progress
     }
 
     fn judge_text(
@@ -174,34 +254,59 @@ impl Exchange {
         policy: &Policy,
         inspection: &mut Inspection,
         verdict: Result<content::Verdict, CheckFault>,
+        now: Moment,
     ) -> Progress {
         match verdict {
             Ok(verdict) => {
-                if verdict.suggest != Suggest::Pass {
-                    self.story.content_label = Some(verdict.label);
-                    self.story.content_trace = Some(verdict.trace_id);
-                }
-                if verdict.suggest == Suggest::Risky && policy.content.mode == ContentMode::Enforce {
+                if self.is_refused(policy, verdict) {
                     return Progress::Refused;
                 }
                 inspection.pieces.pop();
-                self.check_next(inspection)
+                self.check_next(policy, inspection, now)
             }
-            // Another host may have made it void: once more, with a new one.
-            Err(CheckFault::Token) if !inspection.renewed => self.fetch_token(policy, inspection),
-            Err(fault) => {
-                self.story.check_failed = Some(match fault {
-                    CheckFault::Token | CheckFault::BadRequest(_) => Code::WechatMisconfigured,
-                    _ => Code::WechatUnavailable,
-                });
-                self.unchecked(policy)
-            }
+            Err(fault) => match self.renew_for(policy, inspection, fault) {
+                Some(progress) => progress,
+                None => {
+                    self.story.check_failed = Some(code_of(fault));
+                    if self.not_checked(policy).is_some() {
+                        return Progress::Unchecked;
+                    }
+                    // What hinders a text need not hinder pictures.
+                    inspection.pieces.clear();
+                    self.check_next(policy, inspection, now)
+                }
+            },
         }
     }
 
-    /// The next piece goes to WeChat, if there is one.
-    fn check_next(&mut self, inspection: &mut Inspection) -> Progress {
-        let Some(piece) = inspection.pieces.last() else { return Progress::Passed };
+    /// Notes a verdict, and says whether it is one that refuses.
+    pub(super) fn is_refused(&mut self, policy: &Policy, verdict: content::Verdict) -> bool {
+        if verdict.suggest != Suggest::Pass {
+            self.story.content_label = Some(verdict.label);
+            self.story.content_trace = Some(verdict.trace_id);
+        }
+        verdict.suggest == Suggest::Risky && policy.content.mode == ContentMode::Enforce
+    }
+
+    /// Another host may have made a token void: once more, with a new one.
+    pub(super) fn renew_for(
+        &mut self,
+        policy: &Policy,
+        inspection: &mut Inspection,
+        fault: CheckFault,
+    ) -> Option<Progress> {
+        let renews = fault == CheckFault::Token && !inspection.renewed;
+        renews.then(|| self.fetch_token(policy, inspection))
+    }
+
+    /// The next piece goes to WeChat, if there is one; after the last the pictures.
+    pub(super) fn check_next(
+        &mut self,
+        policy: &Policy,
+        inspection: &mut Inspection,
+        now: Moment,
+    ) -> Progress {
+        let Some(piece) = inspection.pieces.last() else { return self.show_next(policy, inspection, now) };
         let mut body = Rope::default();
         body.push_str(&content::request_body(piece, &inspection.openid));
         let path = format!("/wxa/msg_sec_check?access_token={}", inspection.token);
@@ -209,7 +314,7 @@ impl Exchange {
     }
 
     fn fetch_token(&mut self, policy: &Policy, inspection: &mut Inspection) -> Progress {
-        inspection.renewed = inspection.stage == Stage::Text;
+        inspection.renewed = inspection.stage != Stage::Store;
         let appid = json::string(policy.login.appid.as_deref().unwrap_or_default());
         let mut body = Rope::default();
         body.push_str(&format!("{{\"grant_type\":\"client_credential\",\"appid\":{appid},\"secret\":\""));
@@ -218,7 +323,7 @@ impl Exchange {
         self.ask_wechat_service(inspection, Stage::Token, "/cgi-bin/stable_token".into(), body)
     }
 
-    fn ask_wechat_service(
+    pub(super) fn ask_wechat_service(
         &mut self,
         inspection: &mut Inspection,
         stage: Stage,
@@ -241,12 +346,12 @@ impl Exchange {
         Progress::Waiting
     }
 
-    fn unchecked(&mut self, policy: &Policy) -> Progress {
+    pub(super) fn unchecked(&mut self, policy: &Policy) -> Progress {
         self.not_checked(policy).map_or(Progress::Passed, |()| Progress::Unchecked)
     }
 
-    /// `Some` when a text that was not checked may not pass.
-    fn not_checked(&mut self, policy: &Policy) -> Option<()> {
+    /// `Some` when what was not checked may not pass.
+    pub(super) fn not_checked(&mut self, policy: &Policy) -> Option<()> {
         self.story.unchecked = true;
         let closed = policy.content.failure == StoreFailure::Closed;
         (closed && policy.content.mode == ContentMode::Enforce).then_some(())

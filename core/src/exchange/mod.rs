@@ -12,11 +12,13 @@ mod gates;
 mod inspection;
 mod login;
 mod operations;
+mod pictures;
 mod pieces;
 mod record;
 mod reply;
 mod routes;
 mod stream;
+mod wechat;
 
 use std::collections::VecDeque;
 
@@ -61,7 +63,7 @@ enum Phase {
     Shared(Box<Waiting>),
     /// A place in the upstream's queue.
     Queue(Box<Waiting>),
-    /// The check of what the person wrote.
+    /// The check of what the person wrote and sent.
     CheckText(Box<Inspection>, Box<Waiting>),
     /// The check of what the agent wrote.
     CheckAnswer(Box<Inspection>, Box<Turn>, Answer),
@@ -79,6 +81,10 @@ enum Phase {
     Backoff(Box<Waiting>),
     /// WeChat's answer to a login.
     LoginAnswer(u32, String),
+    /// A piece of a picture that WeChat fetches.
+    SendPicture(Box<wechat::Sending>),
+    /// A message that WeChat pushes.
+    Push(Box<wechat::Pushed>),
     /// The two probes of `/readyz`.
     Probes(operations::Probes),
     /// Nothing.
@@ -277,6 +283,11 @@ impl Exchange {
             Err(routes::Refusal::Request(failure, extra)) => self.fail_with(policy, &failure, extra, now),
             Ok(caller) => {
                 self.facts.caller = caller;
+                match route {
+                    Route::Picture => return self.send_picture(policy, head, now),
+                    Route::Push => return self.begin_push(policy, head, now),
+                    _ => {}
+                }
                 let flaw = routes::flaw(policy, head, route);
                 match self.door(policy) {
                     Some(enter) => self.ask_door(policy, enter, flaw),
@@ -300,7 +311,7 @@ impl Exchange {
             Route::Health => self.respond_json(policy, 200, r#"{"status":"live"}"#.into(), now),
             Route::Version => self.respond_json(policy, 200, operations::version(policy), now),
             Route::Ready => self.probe(policy, now),
-            Route::Unknown => {}
+            Route::Picture | Route::Push | Route::Unknown => {}
         }
     }
 
@@ -327,6 +338,8 @@ impl Exchange {
             phase @ Phase::Backoff(_) => self.phase = phase,
             Phase::LoginGates(asked) => self.in_login_gates(policy, asked, input, now),
             Phase::LoginAnswer(id, code) => self.in_login_answer(policy, (id, code), &input, now),
+            Phase::SendPicture(sending) => self.in_sending(policy, sending, input, now),
+            Phase::Push(pushed) => self.in_push(policy, pushed, input, now),
             Phase::Probes(probes) => self.in_probes(policy, probes, input, now),
             Phase::Done => {}
         }
@@ -372,12 +385,12 @@ impl Exchange {
                 }
             },
             DeadlineReason::Check => match std::mem::replace(&mut self.phase, Phase::Done) {
-                Phase::CheckText(inspection, waiting) => {
-                    let progress = self.inspection_timed_out(policy, &inspection);
+                Phase::CheckText(mut inspection, waiting) => {
+                    let progress = self.inspection_timed_out(policy, &mut inspection, now);
                     self.text_checked(policy, progress, inspection, waiting, now);
                 }
-                Phase::CheckAnswer(inspection, turn, answer) => {
-                    let progress = self.inspection_timed_out(policy, &inspection);
+                Phase::CheckAnswer(mut inspection, turn, answer) => {
+                    let progress = self.inspection_timed_out(policy, &mut inspection, now);
                     self.answer_checked(policy, progress, inspection, turn, answer, now);
                 }
                 Phase::Streaming(turn, streaming) => {
@@ -397,6 +410,8 @@ impl Exchange {
                     Phase::Unauthorized(_, failure) => self.refuse_credential(policy, &failure, now),
                     Phase::Door(_, flaw) => self.door_failed(policy, flaw, now),
                     Phase::LoginGates(asked) => self.login_store_failed(policy, *asked, now),
+                    Phase::SendPicture(sending) => self.piece_failed(policy, &sending, now),
+                    Phase::Push(_) => self.push_done(policy, true, now),
                     phase => self.phase = phase,
                 }
             }
@@ -450,6 +465,8 @@ impl Exchange {
             Phase::Consult(asking) => Some(asking.store_id),
             Phase::Unauthorized(id, _) | Phase::Door(id, _) | Phase::LoginAnswer(id, _) => Some(*id),
             Phase::LoginGates(asked) => Some(asked.store_id),
+            Phase::SendPicture(sending) => Some(sending.store_id),
+            Phase::Push(pushed) => pushed.store_id(),
             Phase::Body | Phase::Backoff(_) | Phase::Done => None,
         };
         if let Some(id) = id {
@@ -510,14 +527,28 @@ impl Exchange {
         body: String,
         now: Moment,
     ) {
+        let mut headers = vec![("content-type".into(), "application/json; charset=utf-8".into())];
+        headers.extend(extra);
+        self.respond_with(policy, status, headers, ByteBuf::from(body.into_bytes()), now);
+    }
+
+    /// A whole response; its type is among the headers.
+    fn respond_with(
+        &mut self,
+        policy: &Policy,
+        status: u16,
+        mut extra: Vec<(String, String)>,
+        body: ByteBuf,
+        now: Moment,
+    ) {
         let mut headers = self.common_headers();
-        headers.push(("content-type".into(), "application/json; charset=utf-8".into()));
-        headers.push(("content-length".into(), body.len().to_string()));
+        // In the order in which they always were.
+        extra.insert(1, ("content-length".into(), body.len().to_string()));
         headers.extend(extra);
         self.story.status = status;
         self.outputs.push_back(Output::Head { status, headers });
-        if !self.facts.head_only {
-            self.outputs.push_back(Output::Chunk(ByteBuf::from(body.into_bytes())));
+        if !self.facts.head_only && !body.is_empty() {
+            self.outputs.push_back(Output::Chunk(body));
         }
         self.outputs.push_back(Output::End);
         self.finish(policy, now);

@@ -59,10 +59,12 @@ pub(super) struct Story {
     pub warnings: Vec<Warning>,
     /// When the client was told to come back, in seconds.
     pub retry_after_s: Option<u64>,
-    /// What WeChat's content check said against a text: its label, and how WeChat finds it again.
+    /// What WeChat's content check said against a text or picture: its label, and how WeChat finds it again.
     pub content_label: Option<u32>,
     pub content_trace: Option<String>,
-    /// A text passed or was refused without a check, and why the check failed.
+    /// How WeChat finds the checks of this turn's pictures.
+    pub picture_traces: Vec<String>,
+    /// A text or picture passed or was refused without a check, and why the check failed.
     pub unchecked: bool,
     pub check_failed: Option<Code>,
     /// It waited in the upstream's queue.
@@ -209,7 +211,15 @@ impl Story {
         }
         if let Some(label) = self.content_label {
             put("contentLabel", label.into());
-            put("contentTrace", self.content_trace.as_deref().unwrap_or_default().into());
+        }
+        if let Some(trace) = &self.content_trace {
+            put("contentTrace", trace.as_str().into());
+        }
+        if !self.picture_traces.is_empty() {
+            put(
+                "pictureTraces",
+                self.picture_traces.iter().map(|trace| Value::from(trace.as_str())).collect(),
+            );
         }
         if self.unchecked {
             put("contentUnchecked", true.into());

@@ -11,7 +11,7 @@ use crate::{
     seam::{Moment, RequestHead},
     wire::{
         failure::{Code, Failure, Language},
-        is_trace_id,
+        is_trace_id, picture,
     },
 };
 
@@ -39,6 +39,10 @@ pub(super) enum Route {
     Token,
     /// The end of a person's tokens, or of a key's.
     Revoke,
+    /// A picture that WeChat is to look at.
+    Picture,
+    /// A message that WeChat pushes.
+    Push,
     Health,
     Ready,
     Version,
@@ -54,6 +58,8 @@ impl Route {
             "/v1/mini/token/renew" => Self::Renew,
             "/v1/mini/token" => Self::Token,
             "/v1/admin/sessions/revoke" => Self::Revoke,
+            "/v1/wechat/push" => Self::Push,
+            path if path.starts_with(picture::PREFIX) => Self::Picture,
             "/healthz" => Self::Health,
             "/readyz" => Self::Ready,
             "/version" => Self::Version,
@@ -70,6 +76,8 @@ impl Route {
             Self::Renew => "/v1/mini/token/renew",
             Self::Token => "/v1/mini/token",
             Self::Revoke => "/v1/admin/sessions/revoke",
+            Self::Picture => "/v1/wechat/media",
+            Self::Push => "/v1/wechat/push",
             Self::Health => "/healthz",
             Self::Ready => "/readyz",
             Self::Version => "/version",
@@ -82,9 +90,10 @@ impl Route {
         matches!(self, Self::Health | Self::Ready | Self::Version)
     }
 
-    /// Whether what is sent there counts for or against its sender.
+    /// Whether what is sent there counts for or against its sender. What is WeChat's proves itself,
+    /// and costs nothing where it does not.
     pub(super) fn is_guarded(self) -> bool {
-        !self.is_operational() && self != Self::Unknown
+        !self.is_operational() && !matches!(self, Self::Picture | Self::Push | Self::Unknown)
     }
 
     /// The most bytes of a body.
@@ -98,7 +107,8 @@ impl Route {
     fn methods(self) -> &'static str {
         match self {
             Self::Chat | Self::Ask | Self::Login | Self::Renew | Self::Token | Self::Revoke => "POST",
-            Self::Health | Self::Ready | Self::Version => "GET, HEAD",
+            Self::Push => "GET, POST",
+            Self::Picture | Self::Health | Self::Ready | Self::Version => "GET, HEAD",
             Self::Unknown => "",
         }
     }
@@ -275,7 +285,13 @@ fn caller(policy: &Policy, route: Route, presented: Option<&str>, now: Moment) -
         Route::Renew => session_caller(policy, presented.unwrap_or_default(), true, now),
         Route::Token => only(&policy.login.server_keys, "SERVER_KEY"),
         Route::Revoke => only(&policy.admin_keys, "ADMIN_KEY"),
-        Route::Login | Route::Health | Route::Ready | Route::Version | Route::Unknown => Ok(Caller::Anyone),
+        Route::Login
+        | Route::Picture
+        | Route::Push
+        | Route::Health
+        | Route::Ready
+        | Route::Version
+        | Route::Unknown => Ok(Caller::Anyone),
     }
 }
 

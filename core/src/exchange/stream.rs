@@ -285,12 +285,11 @@ impl Exchange {
         &mut self,
         policy: &Policy,
         turn: Box<Turn>,
-        streaming: Box<Streaming>,
+        mut streaming: Box<Streaming>,
         now: Moment,
     ) {
-        let checking = streaming.held.as_ref().and_then(|held| held.checking.clone());
-        let progress = match &checking {
-            Some((inspection, _)) => self.inspection_timed_out(policy, inspection),
+        let progress = match streaming.held.as_mut().and_then(|held| held.checking.as_mut()) {
+            Some((inspection, _)) => self.inspection_timed_out(policy, inspection, now),
             None => Progress::NotMine,
         };
         self.timers.check = None;

@@ -10,6 +10,7 @@ mod endings;
 mod gates;
 mod login;
 mod operations;
+mod pictures;
 #[cfg(not(target_arch = "wasm32"))]
 mod random;
 mod streams;

@@ -58,6 +58,11 @@ pub(crate) fn is_one_of(keys: &[KeyDigest], presented: Option<&str>) -> bool {
     bool::from(valid & Choice::from(u8::from(presented.is_some())))
 }
 
+/// Whether a presented text is the expected one. Takes the same time for all.
+pub(crate) fn is_same(expected: &str, presented: &str) -> bool {
+    is_one_of(&[KeyDigest::of(expected.as_bytes())], Some(presented))
+}
+
 /// The OpenClaw session of one user: lower-case hex, since OpenClaw folds case, and
 /// outside every reserved prefix. Only a keyed hash keeps users apart there: a key
 /// that a client could choose would name anybody's conversation.
@@ -81,6 +86,11 @@ pub(crate) fn subject(policy: &Policy, kind: &str, name: &str) -> String {
 /// What stands for a person in tokens and stores: `source` says who vouches for the id.
 pub(crate) fn person(policy: &Policy, source: &str, id: &str) -> String {
     hex(&keyed_hash(&policy.session_secret.0, &["person", policy.environment.name(), source, id])[..16])
+}
+
+/// What proves that this gateway made the address of a picture.
+pub(crate) fn picture_tag(policy: &Policy, name: &str) -> String {
+    hex(&keyed_hash(&policy.session_secret.0, &["picture", policy.environment.name(), name])[..16])
 }
 
 /// HMAC-SHA256 over parts, each preceded by its length so that no two lists collide.

@@ -7,6 +7,7 @@
 pub mod auth;
 pub mod catalog;
 mod configured;
+mod pictures;
 pub mod question;
 pub mod redact;
 pub mod rollout;
@@ -18,6 +19,7 @@ pub mod tokens;
 
 use serde::{Deserialize, Serialize};
 
+pub use pictures::Pictures;
 pub use settings::{
     CREDENTIALS, NAMES, SECRETS, Secrets, SettingError, Settings, is_agent_id, is_role, parse_rate,
     wechat_url,
@@ -271,6 +273,8 @@ pub struct Policy {
     pub abuse: Thresholds,
     /// Content checks.
     pub content: Content,
+    /// Checks of pictures, where they are set up.
+    pub pictures: Option<Pictures>,
     /// Slots and places.
     pub admission: Admission,
     /// What a failing store means.
@@ -340,6 +344,7 @@ impl Default for Policy {
             login: Login { life_s: 7_200, renewable_s: 7 * 86_400, ..Login::default() },
             abuse: Thresholds { slow: 30, restrict: 60, block: 120, block_ms: 60_000 },
             content: Content::default(),
+            pictures: None,
             // OpenClaw runs max(8, 4 x cores) turns at once (2026.9.6, `agents.defaults.maxConcurrent`).
             admission: Admission { slots: 8, places: 64, models: Vec::new() },
             store_failure: StoreFailure::Open,
@@ -384,6 +389,11 @@ impl Policy {
     pub fn model_slots(&self, model: &str) -> u16 {
         let models = &self.admission.models;
         models.iter().find(|(name, _)| name == model).map_or(self.admission.slots, |(_, slots)| *slots)
+    }
+
+    /// Whether WeChat is to look at pictures.
+    pub fn checks_pictures(&self) -> bool {
+        self.content.mode != ContentMode::Off && self.pictures.is_some()
     }
 
     /// The name that the upstream is given for a model that a client may name.

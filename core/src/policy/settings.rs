@@ -9,10 +9,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::{
-    ContentMode, Environment, HostFacts, Memory, Origins, Policy, Role, StoreFailure, auth::KeyDigest,
-    session::SigningKey,
+    ContentMode, Environment, HostFacts, Memory, Origins, Pictures, Policy, Role, StoreFailure,
+    auth::KeyDigest, pictures::is_origin, session::SigningKey,
 };
-use crate::{seam::Level, state::caller::Rate};
+use crate::{seam::Level, state::caller::Rate, wire::wechat::push};
 
 /// The settings that decide something here, by name.
 pub const NAMES: &[&str] = &[
@@ -23,6 +23,7 @@ pub const NAMES: &[&str] = &[
     "CONNECT_TIMEOUT_MS",
     "CONTENT_CHECK",
     "CONTENT_CHECK_FAILURE",
+    "CONTENT_CHECK_WAIT_MS",
     "CORS_ALLOW_ORIGINS",
     "FAULT_INJECTION",
     "FIRST_BYTE_TIMEOUT_MS",
@@ -46,6 +47,7 @@ pub const NAMES: &[&str] = &[
     "OPENCLAW_PROXY_HEADERS",
     "OPENCLAW_USER",
     "OPENCLAW_USER_HEADER",
+    "PUBLIC_URL",
     "QUEUE_LIMIT",
     "RATE_LIMIT_BURST",
     "RATE_LIMIT_PER_ADDRESS",
@@ -74,6 +76,8 @@ pub const SECRETS: &[&str] = &[
     "SESSION_SECRET",
     "STORE_URL",
     "TOKEN_SECRET",
+    "WECHAT_PUSH_AES_KEY",
+    "WECHAT_PUSH_TOKEN",
     "WECHAT_SECRET",
 ];
 
@@ -358,10 +362,11 @@ fn read_keys(read: &mut Reader<'_>, secrets: &Secrets, policy: &mut Policy) {
     };
     policy.login.server_keys = digests("SERVER_KEY");
     policy.admin_keys = digests("ADMIN_KEY");
-    for name in ["API_KEY", "SERVER_KEY", "ADMIN_KEY", "TOKEN_SECRET", "SESSION_SECRET"] {
+    for name in ["API_KEY", "SERVER_KEY", "ADMIN_KEY", "TOKEN_SECRET", "SESSION_SECRET", "WECHAT_PUSH_TOKEN"]
+    {
         let short = |key: &str| !key.trim().is_empty() && key.trim().len() < 16;
         let weak = secrets.get(name).is_some_and(|value| match name {
-            "SESSION_SECRET" => short(value),
+            "SESSION_SECRET" | "WECHAT_PUSH_TOKEN" => short(value),
             _ => value.split(',').any(short),
         });
         // A client key lies in every phone; the others must not be guessed.
@@ -413,6 +418,7 @@ fn read_login(read: &mut Reader<'_>, secrets: &Secrets, source: Option<&str>, po
             "needs WECHAT_APPID and WECHAT_SECRET: WeChat checks for people who logged in",
         );
     }
+    policy.pictures = read_pictures(read, secrets, policy.environment);
     login.life_s = read.number("SESSION_LIFE_SECONDS", (60, 86_400), login.life_s);
     login.renewable_s = read.number("SESSION_RENEWABLE_SECONDS", (60, 90 * 86_400), login.renewable_s);
     for (subject, role) in read.pairs("SUBJECT_ROLES") {
@@ -431,6 +437,36 @@ fn read_login(read: &mut Reader<'_>, secrets: &Secrets, source: Option<&str>, po
     if login.appid.is_some() || !login.server_keys.is_empty() {
         let sources = if listed.is_empty() { source.into_iter().collect() } else { listed };
         login.keys = sources.into_iter().map(|secret| SigningKey::derive(secret.as_bytes())).collect();
+    }
+}
+
+/// Checks of pictures: all that they need, or nothing of it.
+fn read_pictures(read: &mut Reader<'_>, secrets: &Secrets, environment: Environment) -> Option<Pictures> {
+    let wait = read.number("CONTENT_CHECK_WAIT_MS", (100, 600_000), 20_000);
+    let url = read.text("PUBLIC_URL").map(|url| url.trim_end_matches('/'));
+    let (token, key) = (secrets.get("WECHAT_PUSH_TOKEN"), secrets.get("WECHAT_PUSH_AES_KEY"));
+    if url.is_some_and(|url| !is_origin(url, environment == Environment::Dev)) {
+        read.wrong("PUBLIC_URL", "must be an origin that WeChat can reach, as https://gateway.example.com");
+    }
+    if key.is_some_and(|key| !push::is_key(key)) {
+        read.wrong("WECHAT_PUSH_AES_KEY", "must be the EncodingAESKey of message push, 43 characters");
+    }
+    match (url, token) {
+        (Some(url), Some(token)) => Some(Pictures {
+            public_url: url.to_owned(),
+            token: token.to_owned(),
+            aes_key: key.map(str::to_owned),
+            wait,
+        }),
+        (Some(_), None) => {
+            read.wrong("WECHAT_PUSH_TOKEN", "not set, and PUBLIC_URL is: verdicts on pictures are pushed");
+            None
+        }
+        (None, Some(_)) => {
+            read.wrong("PUBLIC_URL", "not set, and WECHAT_PUSH_TOKEN is: WeChat fetches pictures from there");
+            None
+        }
+        (None, None) => None,
     }
 }
 

@@ -5,10 +5,13 @@
 //! body is a rope.
 
 mod frame;
+mod keep;
 mod lines;
 
 pub use frame::{ABI_VERSION, FrameError, Reply, Step, StepFrame, reduce_frame, step_frame};
 pub use frame::{ReduceFrame, ReduceReply};
+pub use keep::keep;
+pub(crate) use keep::{PIECE, piece_key};
 pub use lines::{LineTooLong, Lines, WholeLines};
 
 use serde::{Deserialize, Serialize};
@@ -90,14 +93,14 @@ pub enum Input<'a> {
     BodyFailed(BodyFailure),
     /// A store applied operations, up to the first whose outcome [stops](Outcome::stops) the list.
     Stored {
-        /// The id of the [`Output::Store`].
+        /// The id of the [`Output::Store`] or [`Output::Keep`].
         id: u32,
         /// What the reducer said to each.
         outcomes: Vec<Outcome>,
     },
     /// A store could not apply all of the operations.
     StoreFailed {
-        /// The id of the [`Output::Store`].
+        /// The id of the [`Output::Store`] or [`Output::Keep`].
         id: u32,
     },
     /// The ticket of an operation that is [watched](Output::Watch) may ask again. May come for
@@ -215,12 +218,26 @@ pub enum Output {
         /// The id of the [`Output::Store`].
         id: u32,
     },
+    /// Take base64 out of the request's body and apply the operations that [`keep`] makes of it,
+    /// as an [`Output::Store`]: a picture gets into the store without a way through the core.
+    Keep {
+        /// Echoed in [`Input::Stored`].
+        id: u32,
+        /// The key, before the number of the piece.
+        key: String,
+        /// The offset of the first byte of base64.
+        start: u32,
+        /// The number of bytes of base64.
+        len: u32,
+        /// How long it matters.
+        ttl_ms: u64,
+    },
     /// Send a request to an upstream.
     Fetch(Fetch),
     /// Give up a fetch at once and close its connection: OpenClaw aborts the run. Or give up
     /// waiting for a store.
     Cancel {
-        /// The id of the [`Fetch`] or [`Output::Store`].
+        /// The id of the [`Fetch`], [`Output::Store`] or [`Output::Keep`].
         id: u32,
     },
     /// Begin the answer.

@@ -11,6 +11,7 @@ pub mod cache;
 pub mod caller;
 mod comparison;
 pub mod histogram;
+mod news;
 pub mod rollout;
 pub mod usage;
 
@@ -65,6 +66,20 @@ pub enum Op {
         /// How long they matter.
         ttl_ms: u64,
     },
+    /// Asks for what [`Op::Bring`] brings, or to be woken when it comes.
+    Await {
+        /// Who is to be woken.
+        ticket: u64,
+        /// How long it waits at most.
+        ttl_ms: u64,
+    },
+    /// Brings what somebody waits for, or will ask for. What came first stays.
+    Bring {
+        /// The bytes.
+        value: ByteBuf,
+        /// How long they matter.
+        ttl_ms: u64,
+    },
     /// Writes a mark, to see whether the store can.
     Probe,
     /// A turn of an intent with two versions is over. To be told.
@@ -109,9 +124,15 @@ impl Op {
             Self::Observe(_) | Self::Consult(_) | Self::Heard { .. } => true,
             Self::Reserve(_) | Self::Settle(_) | Self::Learn(_) | Self::Calibrate => true,
             Self::Lookup(_) | Self::Fill(_) | Self::Abandon { .. } => true,
+            Self::Await { .. } | Self::Bring { .. } => true,
             Self::Revoke { .. } | Self::Once { .. } | Self::Write { .. } | Self::Probe => false,
             Self::Steer(_) => false,
         }
+    }
+
+    /// Whether it changes nothing: a host need not write what it reads.
+    pub fn is_read(&self) -> bool {
+        matches!(self, Self::Read)
     }
 
     /// The ticket that a later operation on the same key may wake: a host begins to listen for
@@ -120,6 +141,7 @@ impl Op {
         match self {
             Self::Admit(admit) => Some(admit.ticket),
             Self::Lookup(lookup) => Some(lookup.ticket),
+            Self::Await { ticket, .. } => Some(*ticket),
             _ => None,
         }
     }
@@ -147,9 +169,9 @@ pub enum Outcome {
     Struck(Standing),
     /// Of [`Op::Admit`]: go on.
     Admitted,
-    /// Of [`Op::Admit`]: wait to be woken.
+    /// Of [`Op::Admit`] and [`Op::Await`]: wait to be woken.
     Queued {
-        /// Those before this one.
+        /// Those before this one, in a queue.
         ahead: u32,
     },
     /// Of [`Op::Admit`]: no.
@@ -166,7 +188,7 @@ pub enum Outcome {
         /// Whether the key was not marked before.
         first: bool,
     },
-    /// Of [`Op::Read`].
+    /// Of [`Op::Read`]; of [`Op::Await`] when it is there.
     Value(Option<ByteBuf>),
     /// Of an operation that has nothing to say.
     Written,
@@ -287,6 +309,8 @@ pub fn reduce(op: &Op, old: Option<&[u8]>, unix_ms: u64) -> Reduced {
         Op::Lookup(lookup) => cache::lookup(lookup, old, unix_ms),
         Op::Fill(fill) => cache::fill(fill, old, unix_ms),
         Op::Abandon { ticket } => cache::abandon(*ticket, old, unix_ms),
+        Op::Await { ticket, ttl_ms } => news::wait(*ticket, *ttl_ms, old, unix_ms),
+        Op::Bring { value, ttl_ms } => news::bring(value, *ttl_ms, old, unix_ms),
         Op::Probe => Reduced::new(unix_ms.to_le_bytes().to_vec(), 60_000, Outcome::Written),
     }
 }

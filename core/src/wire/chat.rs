@@ -17,6 +17,7 @@ use super::{
     failure::{Code, Failure},
     json,
     media::{Attachment, Media, MediaReader},
+    picture::Picture,
 };
 use crate::{
     policy::{Memory, Policy},
@@ -42,6 +43,8 @@ pub(crate) struct ChatRequest {
     pub body: Rope,
     /// What the person wrote last.
     pub text: String,
+    /// The pictures that WeChat is to look at, where that is wanted.
+    pub pictures: Vec<Picture>,
     /// Where in the body's first literal another system message may be put.
     pub system_at: usize,
     /// What was left out.
@@ -201,6 +204,7 @@ pub(crate) fn parse(policy: &Policy, body: &[u8], known: bool) -> Result<ChatReq
     let (mut earlier, newest) = reader.messages(&parsed.messages)?;
     reader.media.attachments(parsed.attachments.as_deref().unwrap_or_default())?;
     let Reader { media, warnings, .. } = reader;
+    let pictures = if policy.checks_pictures() { media.pictures() } else { Vec::new() };
     let media = media.found;
     if newest.is_empty() && media.is_empty() {
         return Err(Failure::new(Code::MessageEmpty, "messages: the last one says nothing"));
@@ -232,6 +236,7 @@ pub(crate) fn parse(policy: &Policy, body: &[u8], known: bool) -> Result<ChatReq
         attachments: media.len(),
         api,
         text: newest.text(&elided),
+        pictures,
         body,
         system_at,
         warnings,

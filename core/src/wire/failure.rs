@@ -138,13 +138,15 @@ codes! {
     LoginCodeInvalid = "login_code_invalid", 401, Client, false;
     /// A code of `wx.login` that was used before.
     LoginCodeUsed = "login_code_used", 401, Client, false;
+    /// A pushed message that WeChat did not sign, or long ago.
+    PushNotSigned = "push_not_signed", 401, Client, false;
     /// WeChat holds the account for risky.
     LoginBlocked = "login_blocked", 403, Policy, false;
     /// A login that this server does not offer.
     LoginUnavailable = "login_unavailable", 501, Configuration, false;
     /// The text or picture is not fit to be passed on.
     ContentRefused = "content_refused", 400, Policy, false;
-    /// The text could not be checked, and the settings say to refuse then.
+    /// The text or picture could not be checked, and the settings say to refuse then.
     ContentUnchecked = "content_unchecked", 503, Upstream, true;
     /// WeChat's servers failed, or are at a limit.
     WechatUnavailable = "wechat_unavailable", 503, Upstream, true;
@@ -193,7 +195,8 @@ impl Code {
                 | Self::TokenExpired
                 | Self::TokenInvalid
                 | Self::LoginCodeInvalid
-                | Self::LoginCodeUsed,
+                | Self::LoginCodeUsed
+                | Self::PushNotSigned,
                 _,
             ) => "authentication",
             (Self::RateLimited | Self::Blocked, _) => "rate_limit",
@@ -393,7 +396,8 @@ mod tests {
 
     #[test]
     fn what_a_new_login_cures_is_called_authentication() {
-        for code in Code::ALL.iter().filter(|code| code.status() == 401) {
+        let of_people = |code: &&Code| code.status() == 401 && **code != Code::PushNotSigned;
+        for code in Code::ALL.iter().filter(of_people) {
             assert_eq!(code.kind(), "authentication", "{code:?}");
             let (zh, en) = code.answer();
             assert!(zh.contains("登录") && en.contains("sign"), "{code:?}");

@@ -11,9 +11,11 @@ use serde_json::value::RawValue;
 
 use super::{
     attachment::{self, Claim, Kind, Label},
+    base64_scan,
     elide::{Elided, PLACEHOLDER},
     failure::{Code, Failure},
     json,
+    picture::Picture,
 };
 use crate::{policy::Limits, seam::Rope};
 
@@ -81,6 +83,15 @@ impl<'p, 'e, 'b> MediaReader<'p, 'e, 'b> {
     /// Nothing was found yet.
     pub(crate) fn new(limits: &'p Limits, elided: &'e Elided<'b>) -> Self {
         Self { limits, elided, found: Vec::new() }
+    }
+
+    /// The pictures that WeChat can look at.
+    pub(crate) fn pictures(&self) -> Vec<Picture> {
+        let picture = |media: &Media| {
+            let encoded = base64_scan::check(self.elided.bytes(media.data.clone())).ok()?;
+            Picture::new(&media.data, encoded.decoded_len, &media.mime)
+        };
+        self.found.iter().filter(|media| !media.is_file).filter_map(picture).collect()
     }
 
     /// The attachments beside the text.

@@ -15,9 +15,10 @@ use super::{
     failure::{Code, Failure},
     json,
     media::{Attachment, Media, MediaReader},
+    picture::Picture,
 };
 use crate::policy::{
-    Limits,
+    Limits, Policy,
     catalog::{Field, FieldKind, LongInput, Profile},
 };
 
@@ -50,6 +51,8 @@ pub(crate) struct MiniRequest {
     context: Option<String>,
     /// Pictures and files.
     media: Vec<Media>,
+    /// The pictures that WeChat is to look at, where that is wanted.
+    pub pictures: Vec<Picture>,
     /// What was left out.
     warnings: Vec<Warning>,
 }
@@ -118,7 +121,8 @@ struct Message<'a> {
 }
 
 /// Parses a body.
-pub(crate) fn parse(limits: &Limits, body: &[u8]) -> Result<MiniRequest, Failure> {
+pub(crate) fn parse(policy: &Policy, body: &[u8]) -> Result<MiniRequest, Failure> {
+    let limits = &policy.limits;
     let elided = Elided::new(body);
     let parsed: Body<'_> = json::object(elided.text()).map_err(|error| invalid_json(&error))?;
     if !is_name(&parsed.intent) {
@@ -145,6 +149,7 @@ pub(crate) fn parse(limits: &Limits, body: &[u8]) -> Result<MiniRequest, Failure
         input: input.into_iter().map(|(name, value)| (name, value.to_string())).collect(),
         history,
         context: context(&elided, parsed.context)?,
+        pictures: if policy.checks_pictures() { media.pictures() } else { Vec::new() },
         media: media.found,
         warnings,
     })
@@ -351,10 +356,9 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
-    use crate::policy::Policy;
 
     fn parsed(body: &Value) -> Result<MiniRequest, Failure> {
-        parse(&Policy::default().limits, body.to_string().as_bytes())
+        parse(&Policy::default(), body.to_string().as_bytes())
     }
 
     fn fit(profile: &Profile, body: &Value) -> Result<Input, Failure> {

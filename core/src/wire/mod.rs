@@ -16,6 +16,7 @@ pub(crate) mod links;
 pub(crate) mod media;
 pub mod mini;
 pub(crate) mod pdf;
+pub(crate) mod picture;
 pub(crate) mod prompt;
 pub(crate) mod reply;
 pub(crate) mod responses;

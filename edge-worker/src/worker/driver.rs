@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::{
     FutureExt as _,
-    future::{Either, LocalBoxFuture, select},
+    future::{Either, LocalBoxFuture, join_all, select},
     stream::unfold,
 };
 use js_sys::{Date, Promise, Uint8Array};
@@ -21,6 +21,7 @@ use minigate_core::{
     policy::Policy,
     seam::{
         BodyFailure, Delivery, Fetch, FetchFailure, Input, Level, Moment, Output, RequestHead, WholeLines,
+        keep,
     },
     state::{Op, Outcome},
 };
@@ -248,6 +249,18 @@ impl Driver {
                     let watch = state_cell::watch(self.worker.state.clone(), key, op);
                     self.waiting.push((id, watch.map(move |()| Event::Woken(id)).boxed_local()));
                 }
+            }
+            Output::Keep { id, key, start, len, ttl_ms } => {
+                let base64 = self.body.as_ref().map(|body| body.subarray(start, start + len).to_vec());
+                let ops = base64.and_then(|base64| guarded(|| keep(&key, &base64, ttl_ms)).ok().flatten());
+                let state = self.worker.state.clone();
+                let apply = async move {
+                    let Some(ops) = ops else { return Event::Stored(id, None) };
+                    let each = ops.into_iter().map(|op| state_cell::apply(state.clone(), vec![op]));
+                    let applied: Option<Vec<_>> = join_all(each).await.into_iter().collect();
+                    Event::Stored(id, applied.map(|outcomes| outcomes.concat()))
+                };
+                self.waiting.push((id, apply.boxed_local()));
             }
             Output::Fetch(fetch) => self.fetch(&fetch),
             Output::Cancel { id } => self.waiting.retain(|(waiting, _)| *waiting != id),

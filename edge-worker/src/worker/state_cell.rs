@@ -124,6 +124,9 @@ impl StateCell {
         let old = self.stored.borrow().clone().filter(|old| old.expires > now);
         let was_empty = self.stored.borrow().as_ref().is_none_or(|old| old.value.is_empty());
         let reduced = reduce(op, old.map(|old| old.value).as_deref(), now)?;
+        if op.is_read() {
+            return Ok(reduced);
+        }
         #[allow(clippy::cast_precision_loss, reason = "milliseconds fit")]
         let expires = now + reduced.ttl_ms as f64;
         let stored = Stored { value: reduced.new.to_vec(), expires };

@@ -36,6 +36,8 @@ const SWEEP_ROWS: u32 = 5_000;
 const SHARDS: usize = 8;
 /// Cells that a shard keeps in memory. Those that are forgotten there are read again.
 const MOST_CELLS: usize = 8_192;
+/// Values of this size are in memory only until they are on disk: pictures.
+const LARGE: usize = 64 * 1024;
 /// Changes that may wait for a disk that does not answer; then operations fail.
 const MOST_UNWRITTEN: usize = 65_536;
 
@@ -136,8 +138,12 @@ impl Embedded {
         let Shard { cells, dirty, .. } = &mut *shard;
         let cell = cells.get_mut(key)?;
         let now = self.inner.clock.unix_ms();
+        let is_read = op.is_read();
         let reduced = reduce(core, op, (cell.expires_ms > now).then_some(cell.value.as_slice()), now)?;
-        if cell.value.is_empty() && reduced.new.is_empty() {
+        if is_read || (cell.value.is_empty() && reduced.new.is_empty()) {
+            if is_read && cell.is_on_disk() && cell.value.len() > LARGE {
+                cells.remove(key);
+            }
             return Some((reduced.outcome, reduced.wake));
         }
         cell.value = reduced.new.into_vec();
@@ -294,6 +300,8 @@ impl Keeper {
                 if written.is_err() && !cell.dirty {
                     cell.dirty = true;
                     dirty.push(key);
+                } else if cell.is_on_disk() && cell.value.len() > LARGE {
+                    cells.remove(&key);
                 }
             }
         }

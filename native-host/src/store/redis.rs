@@ -125,7 +125,7 @@ impl Redis {
             let Some(reduced) = reduce(core, op.clone(), known, self.clock.unix_ms()) else {
                 return Ok(None);
             };
-            if known.is_none() && reduced.new.is_empty() && reduced.wake.is_empty() {
+            if op.is_read() || (known.is_none() && reduced.new.is_empty() && reduced.wake.is_empty()) {
                 return Ok(Some(reduced.outcome));
             }
             let mut call = self.script.key(&key);

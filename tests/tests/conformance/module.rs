@@ -118,7 +118,7 @@ fn reducers_agree_on_any_history(world: &World) {
             1 => u64::MAX - numbers.below(10),
             _ => now.saturating_add(numbers.below(30_000)),
         };
-        let op = match numbers.below(14) {
+        let op = match numbers.below(16) {
             0 => Op::Probe,
             1 => enter(u32::MAX, u32::MAX, &mut numbers),
             2 => enter(0, 0, &mut numbers),
@@ -138,6 +138,10 @@ fn reducers_agree_on_any_history(world: &World) {
             8 => Op::Once { ttl_ms: 9_000 },
             9 => Op::Write { value: vec![7; numbers.below(40) as usize].into(), ttl_ms: 50_000 },
             10 => Op::Read,
+            11 => Op::Await { ticket: numbers.below(6), ttl_ms: numbers.below(9_000) },
+            12 => {
+                Op::Bring { value: vec![9; numbers.below(40) as usize].into(), ttl_ms: numbers.below(9_000) }
+            }
             _ => enter(12, 3, &mut numbers),
         };
         if let (Some(old), 0) = (&mut old, numbers.below(9)) {

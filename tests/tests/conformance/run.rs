@@ -3,7 +3,7 @@
 use std::{borrow::Borrow as _, collections::BTreeMap, fmt::Write as _};
 
 use minigate_core::{
-    seam::{Fetch, Input, Moment, Output, Piece, ReduceFrame, ReduceReply, Reply, Step, StepFrame},
+    seam::{Fetch, Input, Moment, Output, Piece, ReduceFrame, ReduceReply, Reply, Step, StepFrame, keep},
     state::{Op, admission::Admit},
 };
 
@@ -206,6 +206,11 @@ impl<'c, 'e> Run<'c, 'e> {
                 }
             }
             Output::Store { id, ops } => self.asked = Some((id, ops)),
+            Output::Keep { id, key, start, len, ttl_ms } => {
+                let (start, end) = (start as usize, (start + len) as usize);
+                let ops = keep(&key, &self.body[start..end], ttl_ms).expect("base64");
+                self.asked = Some((id, ops));
+            }
             Output::Watch { .. } => {}
             Output::Fetch(fetch) => self.fetches.push(fetch),
             Output::Cancel { id } => self.cancelled.push(id),

@@ -38,7 +38,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
 }
 
 /// A host of its own with these settings beside the usual ones.
-async fn host(scene: &Scene, more: &[(&str, &str)]) -> Host {
+pub(crate) async fn host(scene: &Scene, more: &[(&str, &str)]) -> Host {
     let mut settings = vec![
         ("OPENCLAW_GATEWAY_URL", scene.upstream().url.as_str()),
         ("OPENCLAW_GATEWAY_TOKEN", TOKEN),

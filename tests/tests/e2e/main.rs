@@ -17,6 +17,7 @@ mod lifecycle;
 mod load;
 mod logins;
 mod operations;
+mod pictures;
 mod refusals;
 mod streams;
 mod trusted_proxy;
@@ -245,6 +246,7 @@ fn main() -> ExitCode {
         lifecycle::scenarios(),
         logins::scenarios(),
         operations::scenarios(),
+        pictures::scenarios(),
         refusals::scenarios(),
         streams::scenarios(),
         trusted_proxy::scenarios(),

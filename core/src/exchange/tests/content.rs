@@ -20,10 +20,10 @@ use crate::{
     state::{self, Op},
 };
 
-const SUBJECT: &str = "00112233445566778899aabbccddeeff";
-const OPENID: &str = "oCANARY_openid";
+pub(super) const SUBJECT: &str = "00112233445566778899aabbccddeeff";
+pub(super) const OPENID: &str = "oCANARY_openid";
 
-fn policy(mode: ContentMode, failure: StoreFailure) -> Policy {
+pub(super) fn policy(mode: ContentMode, failure: StoreFailure) -> Policy {
     let mut policy = guarded();
     policy.login.appid = Some("wx0123".into());
     policy.login.keys = vec![SigningKey::derive(b"a secret")];
@@ -37,7 +37,7 @@ fn enforced() -> Policy {
 }
 
 /// What a login and an earlier check left behind.
-fn known(token: bool) -> BTreeMap<String, Vec<u8>> {
+pub(super) fn known(token: bool) -> BTreeMap<String, Vec<u8>> {
     let mut store = BTreeMap::new();
     let mut write = |key: String, value: &str| {
         let op = Op::Write { value: ByteBuf::from(value.as_bytes()), ttl_ms: 3_600_000 };
@@ -51,7 +51,7 @@ fn known(token: bool) -> BTreeMap<String, Vec<u8>> {
 }
 
 /// A person's request, up to the first thing that is asked of WeChat.
-fn asking(policy: Policy, body: &Value, store: BTreeMap<String, Vec<u8>>) -> World {
+pub(super) fn asking(policy: Policy, body: &Value, store: BTreeMap<String, Vec<u8>>) -> World {
     let claims = Claims {
         subject: SUBJECT.into(),
         role: String::new(),
@@ -72,7 +72,7 @@ fn asking(policy: Policy, body: &Value, store: BTreeMap<String, Vec<u8>>) -> Wor
 }
 
 /// WeChat's verdict about the last text.
-fn verdict(world: &mut World, suggest: &str) {
+pub(super) fn verdict(world: &mut World, suggest: &str) {
     assert!(world.fetch().path.starts_with("/wxa/msg_sec_check?access_token="), "{:?}", world.fetch());
     let label = if suggest == "pass" { 100 } else { 20_001 };
     let answer =
@@ -80,7 +80,7 @@ fn verdict(world: &mut World, suggest: &str) {
     wechat(world, &answer);
 }
 
-fn wechat(world: &mut World, answer: &Value) {
+pub(super) fn wechat(world: &mut World, answer: &Value) {
     let id = world.fetch().id;
     let body = answer.to_string();
     world.give(Input::FetchWhole { id, status: 200, headers: Vec::new(), body: body.as_bytes() });

@@ -9,7 +9,7 @@ use crate::{
     policy::{Policy, auth::KeyDigest},
     seam::{
         BodyFailure, DeadlineReason, Delivery, Fetch, FetchFailure, Input, Level, Moment, Output, Piece,
-        RequestHead, Rope,
+        RequestHead, Rope, keep,
     },
     state::{self, Op, Outcome, caller::Thresholds},
 };
@@ -204,6 +204,10 @@ impl World {
                 }
             }
             Output::Store { id, ops } => self.asked.push((id, ops)),
+            Output::Keep { id, key, start, len, ttl_ms } => {
+                let base64 = &self.body[start as usize..start as usize + len as usize];
+                self.asked.push((id, keep(&key, base64, ttl_ms).expect("base64")));
+            }
             Output::Watch { id } => self.watched = Some(id),
             Output::Fetch(fetch) => {
                 assert!(self.fetches.iter().all(|earlier| earlier.id != fetch.id), "an id is used once");
@@ -224,7 +228,8 @@ impl World {
             }
             Output::Chunk(bytes) => {
                 let (_, headers) = self.head.as_ref().expect("a head before the first chunk");
-                assert!(core::str::from_utf8(&bytes).is_ok() && !bytes.is_empty());
+                let is_picture = headers.iter().any(|(_, value)| value.starts_with("image/"));
+                assert!((is_picture || core::str::from_utf8(&bytes).is_ok()) && !bytes.is_empty());
                 let streams = headers.iter().any(|(_, value)| value.starts_with("text/event-stream"));
                 assert!(!streams || bytes.ends_with(b"\n\n"), "an event is never split");
                 self.chunks.push(bytes.into_vec());
@@ -240,6 +245,13 @@ impl World {
             Output::Deadline { at_ms, reason } => self.deadline = Some((at_ms, reason)),
             Output::Done => self.done = true,
         }
+    }
+
+    /// The client's body arrives, whatever it is.
+    pub(super) fn send_bytes(&mut self, body: &[u8]) {
+        assert!(self.wants_body.take().is_some(), "no body is wanted");
+        self.body = body.to_vec();
+        self.give(Input::Body(body));
     }
 
     /// The client's body arrives.

@@ -1,13 +1,13 @@
-//! Content checks: whether WeChat holds a text fit to be shown.
+//! Content checks: whether WeChat holds a text or a picture fit to be shown.
 //!
 //! WeChat takes 2,500 characters at a time, so a long text is checked in pieces. Nothing
 //! may pass here by accident: an answer that says nothing is a fault, a verdict that is
 //! not known is one for a person to look at, and "pass" counts only without an error
 //! beside it. What a fault means for a message is decided by the caller.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::{access_token::is_token_error, lenient_integer};
+use super::{access_token::is_token_error, is_name, lenient_integer};
 use crate::wire::json;
 
 /// The characters that WeChat checks in one call.
@@ -63,8 +63,21 @@ pub(crate) fn request_body(content: &str, openid: &str) -> String {
     )
 }
 
+/// The bytes of the largest picture that WeChat checks: 10 MB.
+pub(crate) const MAX_PICTURE: u64 = 10_000_000;
+
+/// The body of `POST /wxa/media_check_async` for a picture, version 2. WeChat downloads it
+/// from `url` and pushes the verdict here within 30 minutes.
+pub(crate) fn media_request_body(url: &str, openid: &str) -> String {
+    format!(
+        r#"{{"media_url":{},"media_type":2,"version":2,"scene":{SCENE},"openid":{}}}"#,
+        json::string(url),
+        json::string(openid)
+    )
+}
+
 /// What WeChat suggests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Suggest {
     /// Show it.
     Pass,
@@ -75,7 +88,7 @@ pub(crate) enum Suggest {
 }
 
 /// WeChat's verdict.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Verdict {
     /// What decides.
     pub suggest: Suggest,
@@ -86,7 +99,7 @@ pub(crate) struct Verdict {
 }
 
 /// Why there is no verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum CheckFault {
     /// The access token is over: fetch one and check again.
     Token,
@@ -94,13 +107,17 @@ pub(crate) enum CheckFault {
     NotSeen,
     /// A limit of calls is reached.
     Quota,
+    /// The picture was handed in before: its verdict comes for the first request.
+    Repeated,
+    /// WeChat could not download the picture.
+    NotDownloaded,
     /// WeChat refuses the request itself, by this `errcode`.
     BadRequest(i64),
     /// WeChat failed, or its answer says nothing.
     Unavailable,
 }
 
-/// WeChat's answer to a check. `detail` is not read: the
+/// WeChat's answer to a check, and its event about a picture. `detail` is not read: the
 /// result is made of it.
 #[derive(Deserialize)]
 struct Answer {
@@ -110,6 +127,8 @@ struct Answer {
     trace_id: Option<String>,
     #[serde(default)]
     result: Option<Outcome>,
+    #[serde(default, rename = "Event")]
+    event: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -149,6 +168,8 @@ fn fault(errcode: Option<i64>) -> Option<CheckFault> {
         code if is_token_error(code) => CheckFault::Token,
         61010 => CheckFault::NotSeen,
         44991 | 45009 | 45011 => CheckFault::Quota,
+        87020 => CheckFault::Repeated,
+        -1008 => CheckFault::NotDownloaded,
         -1 => CheckFault::Unavailable,
         code => CheckFault::BadRequest(code),
     })
@@ -157,6 +178,39 @@ fn fault(errcode: Option<i64>) -> Option<CheckFault> {
 /// The verdict in the answer to [`request_body`].
 pub(crate) fn verdict(status: u16, body: &[u8]) -> Result<Verdict, CheckFault> {
     Answer::read(status, body)?.verdict()
+}
+
+/// Whether a text can be a trace id: it becomes a part of a store's key.
+fn is_trace_id(text: &str) -> bool {
+    is_name(text, 128)
+}
+
+/// The trace id in the answer to [`media_request_body`]: the verdict comes under it.
+pub(crate) fn media_accepted(status: u16, body: &[u8]) -> Result<String, CheckFault> {
+    let answer = Answer::read(status, body)?;
+    match fault(answer.errcode) {
+        Some(fault) => Err(fault),
+        None => answer.trace_id.filter(|id| is_trace_id(id)).ok_or(CheckFault::Unavailable),
+    }
+}
+
+/// What became of a picture's check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MediaEvent {
+    /// Of which check, by [`media_accepted`].
+    pub trace_id: String,
+    /// The verdict.
+    pub verdict: Result<Verdict, CheckFault>,
+}
+
+/// The pushed event `wxa_media_check`. `None` is another event, or none.
+pub(crate) fn media_event(message: &[u8]) -> Option<MediaEvent> {
+    let answer = Answer::read(200, message).ok()?;
+    if answer.event.as_deref() != Some("wxa_media_check") {
+        return None;
+    }
+    let trace_id = answer.trace_id.clone().filter(|id| is_trace_id(id))?;
+    Some(MediaEvent { trace_id, verdict: answer.verdict() })
 }
 
 #[cfg(test)]
@@ -201,6 +255,12 @@ mod tests {
     fn bodies_are_json_with_the_text_as_it_is() {
         let body = request_body("引\"号\n", "o1");
         assert_eq!(body, r#"{"content":"引\"号\n","version":2,"scene":4,"openid":"o1"}"#);
+        let body: serde_json::Value =
+            serde_json::from_str(&media_request_body("https://h/a?b=\"", "o1")).expect("json");
+        let expected = serde_json::json!({
+            "media_url": "https://h/a?b=\"", "media_type": 2, "version": 2, "scene": 4, "openid": "o1",
+        });
+        assert_eq!(body, expected);
     }
 
     fn suggested(body: &str) -> Result<(Suggest, u32), CheckFault> {
@@ -247,10 +307,13 @@ mod tests {
             (40129, CheckFault::BadRequest(40129)),
             (43104, CheckFault::BadRequest(43104)),
             (47001, CheckFault::BadRequest(47001)),
+            (87020, CheckFault::Repeated),
+            (-1008, CheckFault::NotDownloaded),
             (-1, CheckFault::Unavailable),
         ] {
             let body = format!(r#"{{"errcode":{errcode},"errmsg":"…","trace_id":"t"}}"#);
             assert_eq!(suggested(&body), Err(fault), "{errcode}");
+            assert_eq!(media_accepted(200, body.as_bytes()), Err(fault), "{errcode}");
         }
     }
 
@@ -258,9 +321,40 @@ mod tests {
     fn an_answer_that_says_nothing_is_a_fault() {
         for body in ["", "[]", "{}", r#"{"errcode":0}"#, r#"{"result":{}}"#, r#"{"result":{"label":100}}"#] {
             assert_eq!(suggested(body), Err(CheckFault::Unavailable), "{body}");
+            assert_eq!(media_accepted(200, body.as_bytes()), Err(CheckFault::Unavailable), "{body}");
         }
         let pass = br#"{"result":{"suggest":"pass"}}"#;
         assert_eq!(verdict(500, pass), Err(CheckFault::Unavailable));
+    }
+
+    #[test]
+    fn a_picture_is_accepted_and_its_verdict_is_pushed() {
+        let accepted = br#"{"errcode":0,"errmsg":"ok","trace_id":"t-9"}"#;
+        assert_eq!(media_accepted(200, accepted), Ok("t-9".into()));
+        let event = |rest: &str| {
+            media_event(
+                format!(r#"{{"MsgType":"event","Event":"wxa_media_check","trace_id":"t-9",{rest}}}"#)
+                    .as_bytes(),
+            )
+        };
+        let risky = Verdict { suggest: Suggest::Risky, label: 20_002, trace_id: "t-9".into() };
+        assert_eq!(
+            event(r#""errcode":0,"result":{"suggest":"risky","label":20002}"#),
+            Some(MediaEvent { trace_id: "t-9".into(), verdict: Ok(risky) })
+        );
+        assert_eq!(
+            event(r#""errcode":-1008"#),
+            Some(MediaEvent { trace_id: "t-9".into(), verdict: Err(CheckFault::NotDownloaded) })
+        );
+        for other in [
+            "{}",
+            "",
+            r#"{"Event":"debug_demo","trace_id":"t"}"#,
+            r#"{"Event":"wxa_media_check","trace_id":""}"#,
+            r#"{"Event":"wxa_media_check","trace_id":"a b"}"#,
+        ] {
+            assert_eq!(media_event(other.as_bytes()), None, "{other}");
+        }
     }
 
     #[cfg(not(target_arch = "wasm32"))]
@@ -277,7 +371,8 @@ mod tests {
 
         #[test]
         fn any_bytes_are_answered(bytes in proptest::collection::vec(0_u8..=255, 0..200)) {
-            proptest::prop_assert!(verdict(200, &bytes).is_err());
+            proptest::prop_assert!(verdict(200, &bytes).is_err() && media_accepted(200, &bytes).is_err());
+            proptest::prop_assert_eq!(media_event(&bytes), None);
         }
     }
 }

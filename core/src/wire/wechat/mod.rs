@@ -16,6 +16,7 @@ use super::failure::{Code, Failure};
 pub(crate) mod access_token;
 pub(crate) mod content;
 pub(crate) mod login;
+pub(crate) mod push;
 
 /// WeChat's servers failed, or answered something else than what is documented.
 fn unavailable() -> Failure {
