@@ -339,7 +339,7 @@ impl Exchange {
             Phase::LoginGates(asked) => self.in_login_gates(policy, asked, input, now),
             Phase::LoginAnswer(id, code) => self.in_login_answer(policy, (id, code), &input, now),
             Phase::SendPicture(sending) => self.in_sending(policy, sending, input, now),
-            Phase::Push(pushed) => self.in_push(policy, pushed, input, now),
+            Phase::Push(pushed) => self.in_push(policy, *pushed, input, now),
             Phase::Probes(probes) => self.in_probes(policy, probes, input, now),
             Phase::Done => {}
         }

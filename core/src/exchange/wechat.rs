@@ -170,8 +170,8 @@ impl Exchange {
         self.phase = Phase::Push(Box::new(Pushed::Body(query)));
     }
 
-    pub(super) fn in_push(&mut self, policy: &Policy, pushed: Box<Pushed>, input: Input<'_>, now: Moment) {
-        match (*pushed, input) {
+    pub(super) fn in_push(&mut self, policy: &Policy, pushed: Pushed, input: Input<'_>, now: Moment) {
+        match (pushed, input) {
             (Pushed::Body(query), Input::Body(body)) => {
                 self.timers.body = None;
                 self.facts.body_bytes = body.len() as u64;
