@@ -255,7 +255,7 @@ async fn a_verdict_wakes_a_turn_on_another_host(scene: Scene) {
     let person = Person::login(&here, "elsewhere").await;
     let marker = scene.marker("picture-elsewhere");
     let picture = media::png(1_200_000);
-    let asked = person.ask(&marker, &[picture.clone()]);
+    let asked = person.ask(&marker, std::slice::from_ref(&picture));
     let check = wechat.wait_for_media_checks(1).await.remove(0);
     assert!(fetch(&there, &check).await.2 == picture, "any host has it");
     let told = push().plain(&result(&check, "pass", 100), now_s(), "88");
