@@ -12,6 +12,7 @@ mod attachments;
 mod configuration;
 mod deadlines;
 mod faults;
+mod intents;
 mod leaks;
 mod lifecycle;
 mod load;
@@ -241,6 +242,7 @@ fn main() -> ExitCode {
         configuration::scenarios(),
         deadlines::scenarios(),
         faults::scenarios(),
+        intents::scenarios(),
         leaks::scenarios(),
         load::scenarios(),
         lifecycle::scenarios(),

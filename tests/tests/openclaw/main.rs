@@ -2,6 +2,7 @@
 //! Minigate thinks. Only the model behind OpenClaw is scripted.
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says so when something is missing")]
 
+mod intents;
 mod redteam;
 mod trusted_proxy;
 
@@ -23,6 +24,10 @@ use minigate_tests::{
     provider::{DETAIL, Provider},
     upstream::Upstream,
     wechat::Wechat,
+};
+use intents::{
+    a_text_cannot_pass_for_the_servers, intents_stream_see_and_remember, the_requirements_ai_is_answered,
+    the_requirements_ask_is_answered,
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -196,6 +201,10 @@ fn main() -> ExitCode {
         without_a_user_nothing_is_remembered,
         the_servers_prompt_and_limit_arrive,
         it_is_ready,
+        the_requirements_ask_is_answered,
+        the_requirements_ai_is_answered,
+        intents_stream_see_and_remember,
+        a_text_cannot_pass_for_the_servers,
     ];
     let mut trials = Vec::new();
     for (name, run) in all {
