@@ -43,7 +43,7 @@ const AT_ONCE: usize = 256;
 /// After so many relaxed changes the filling waits for the disk.
 const BETWEEN_PROBES: usize = 16_384;
 
-/// Everything, in about four minutes.
+/// Everything, in about two minutes.
 pub(crate) fn store(keys: usize) -> Result<Report> {
     let mut report = Report::begin(0, ROUNDS);
     report.note("store", "keys", keys as f64);
