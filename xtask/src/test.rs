@@ -38,12 +38,16 @@ struct Suite {
 }
 
 const SUITES: &[Suite] = &[
-    Suite { name: "core", place: Place::Native, selection: &["--release", "-p", "minigate-core"] },
+    Suite {
+        name: "core",
+        place: Place::Native,
+        selection: &["--release", "-p", "minigate-core", "-p", "minigate-scan"],
+    },
     Suite { name: "config", place: Place::Native, selection: &["--release", "-p", "minigate-config"] },
     Suite {
         name: "core-wasm",
         place: Place::Wasm,
-        selection: &["-p", "minigate-core", "--lib", "--target", WASM],
+        selection: &["-p", "minigate-core", "-p", "minigate-scan", "--lib", "--target", WASM],
     },
     // The native host's own tests, and those of what the others run against.
     Suite { name: "host", place: Place::Packages, selection: &["--lib"] },

@@ -8,8 +8,9 @@ use base64::{
     Engine as _, engine::general_purpose::GeneralPurpose, engine::general_purpose::GeneralPurposeConfig,
 };
 
+use minigate_scan::base64::{NotBase64, check};
+
 use super::{
-    base64_scan::{self, NotBase64},
     failure::{Code, Failure},
     pdf,
 };
@@ -95,7 +96,7 @@ fn text_type(mime: Option<&str>, name: Option<&str>) -> &'static str {
     }
 }
 
-/// Decodes what [`base64_scan::check`] let through.
+/// Decodes what [`check`](minigate_scan::base64::check) let through.
 const DECODER: GeneralPurpose = GeneralPurpose::new(
     &base64::alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
@@ -105,7 +106,7 @@ const DECODER: GeneralPurpose = GeneralPurpose::new(
 /// body, still in JSON's escapes.
 pub(crate) fn identify(label: Label<'_>, text: &[u8], limits: &Limits) -> Result<Kind, Failure> {
     let place = label.place;
-    let encoded = base64_scan::check(text).map_err(|problem| {
+    let encoded = check(text).map_err(|problem| {
         let message = match problem {
             NotBase64::Character(at) => format!(
                 "{place}: `data` is not base64: an unexpected character at {at}; send standard base64 without line breaks"

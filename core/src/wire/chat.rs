@@ -7,13 +7,13 @@
 use core::ops::Range;
 use std::borrow::Cow;
 
+use minigate_scan::{Elided, PLACEHOLDER};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::{
     answer::Warning,
     attachment::{Claim, Label},
-    elide::{Elided, PLACEHOLDER},
     failure::{Code, Failure},
     json,
     media::{Attachment, Media, MediaReader},

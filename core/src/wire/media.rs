@@ -6,13 +6,12 @@
 use core::ops::Range;
 use std::{borrow::Cow, fmt::Write as _};
 
+use minigate_scan::{Elided, PLACEHOLDER, base64};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
     attachment::{self, Claim, Kind, Label},
-    base64_scan,
-    elide::{Elided, PLACEHOLDER},
     failure::{Code, Failure},
     json,
     picture::Picture,
@@ -88,7 +87,7 @@ impl<'p, 'e, 'b> MediaReader<'p, 'e, 'b> {
     /// The pictures that WeChat can look at.
     pub(crate) fn pictures(&self) -> Vec<Picture> {
         let picture = |media: &Media| {
-            let encoded = base64_scan::check(self.elided.bytes(media.data.clone())).ok()?;
+            let encoded = base64::check(self.elided.bytes(media.data.clone())).ok()?;
             Picture::new(&media.data, encoded.decoded_len, &media.mime)
         };
         self.found.iter().filter(|media| !media.is_file).filter_map(picture).collect()

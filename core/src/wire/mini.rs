@@ -5,13 +5,13 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
+use minigate_scan::Elided;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
 
 use super::{
     answer::Warning,
     chat::{check_user, invalid_json},
-    elide::Elided,
     failure::{Code, Failure},
     json,
     media::{Attachment, Media, MediaReader},

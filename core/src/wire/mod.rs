@@ -5,10 +5,8 @@
 
 pub(crate) mod answer;
 pub(crate) mod attachment;
-pub(crate) mod base64_scan;
 pub(crate) mod chat;
 pub(crate) mod completions;
-pub(crate) mod elide;
 pub mod extract;
 pub mod failure;
 pub(crate) mod json;

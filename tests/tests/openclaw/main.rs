@@ -15,6 +15,10 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, future::join_all};
+use intents::{
+    a_text_cannot_pass_for_the_servers, intents_stream_see_and_remember, the_requirements_ai_is_answered,
+    the_requirements_ask_is_answered,
+};
 use libtest_mimic::{Arguments, Failed, Trial};
 use minigate_tests::{
     client::{Answer, Client, KEY, say, say_stream},
@@ -24,10 +28,6 @@ use minigate_tests::{
     provider::{DETAIL, Provider},
     upstream::Upstream,
     wechat::Wechat,
-};
-use intents::{
-    a_text_cannot_pass_for_the_servers, intents_stream_see_and_remember, the_requirements_ai_is_answered,
-    the_requirements_ask_is_answered,
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;

@@ -14,7 +14,8 @@ fn in_alphabet(byte: u8) -> bool {
 }
 
 /// How many bytes at the start of `bytes` are of the alphabet.
-pub(crate) fn run_len(bytes: &[u8]) -> usize {
+#[inline(never)]
+pub fn run_len(bytes: &[u8]) -> usize {
     let mut at = 0;
     for block in bytes.chunks_exact(BLOCK) {
         let mut all = true;
@@ -31,14 +32,14 @@ pub(crate) fn run_len(bytes: &[u8]) -> usize {
 
 /// What a text is, when it is base64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Encoded {
+pub struct Encoded {
     /// The number of bytes it stands for.
     pub decoded_len: u64,
 }
 
 /// Why a text is not base64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum NotBase64 {
+pub enum NotBase64 {
     /// A character outside the alphabet, at that offset.
     Character(usize),
     /// The length or the padding is wrong.
@@ -47,7 +48,8 @@ pub(crate) enum NotBase64 {
 
 /// Checks a whole text: alphabet, `=` only at the end, length a multiple of four.
 /// `\/` counts as `/`: many phones write JSON so, and it stays valid in the JSON sent on.
-pub(crate) fn check(text: &[u8]) -> Result<Encoded, NotBase64> {
+#[inline(never)]
+pub fn check(text: &[u8]) -> Result<Encoded, NotBase64> {
     let (mut at, mut escapes) = (0, 0);
     loop {
         at += run_len(&text[at..]);
@@ -71,7 +73,7 @@ pub(crate) fn check(text: &[u8]) -> Result<Encoded, NotBase64> {
 #[cfg(test)]
 mod tests {
     #[cfg(not(target_arch = "wasm32"))]
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    use ::base64::{Engine as _, engine::general_purpose::STANDARD};
     #[cfg(target_arch = "wasm32")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 

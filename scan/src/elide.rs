@@ -8,11 +8,11 @@
 
 use core::ops::Range;
 
-use super::base64_scan;
+use crate::base64;
 
 /// Stands for a run that was left out; of the private use area, refused in every field
 /// that is read.
-pub(crate) const PLACEHOLDER: char = '\u{F8FF}';
+pub const PLACEHOLDER: char = '\u{F8FF}';
 
 /// Shorter runs stay: a range costs more than they do.
 const LONG: usize = 4096;
@@ -30,7 +30,7 @@ struct Hole {
 
 /// The short text and the way back.
 #[derive(Debug)]
-pub(crate) struct Elided<'b> {
+pub struct Elided<'b> {
     body: &'b [u8],
     short: Option<Vec<u8>>,
     holes: Vec<Hole>,
@@ -38,7 +38,8 @@ pub(crate) struct Elided<'b> {
 
 impl<'b> Elided<'b> {
     /// Leaves out what is long. One pass over the body.
-    pub(crate) fn new(body: &'b [u8]) -> Self {
+    #[inline(never)]
+    pub fn new(body: &'b [u8]) -> Self {
         if body.len() < 2 * LONG {
             return Self { body, short: None, holes: Vec::new() };
         }
@@ -52,7 +53,7 @@ impl<'b> Elided<'b> {
                 inside = true;
                 continue;
             }
-            let run = base64_scan::run_len(&body[at..]);
+            let run = base64::run_len(&body[at..]);
             if run >= LONG {
                 short.extend_from_slice(&body[kept..at]);
                 holes.push(Hole { at: short.len(), start: at, len: run });
@@ -85,25 +86,25 @@ impl<'b> Elided<'b> {
     }
 
     /// The text to parse.
-    pub(crate) fn text(&self) -> &[u8] {
+    pub fn text(&self) -> &[u8] {
         self.short.as_deref().unwrap_or(self.body)
     }
 
     /// The range of the body that a slice of [`Self::text`] stands for.
-    pub(crate) fn range_of(&self, slice: &str) -> Range<usize> {
+    pub fn range_of(&self, slice: &str) -> Range<usize> {
         let start = (slice.as_ptr() as usize).wrapping_sub(self.text().as_ptr() as usize);
         debug_assert!(start + slice.len() <= self.text().len(), "a slice of the text");
         self.in_body(start)..self.in_body(start + slice.len())
     }
 
     /// The range of the body inside the quotes of a raw JSON string.
-    pub(crate) fn inside(&self, raw: &str) -> Range<usize> {
+    pub fn inside(&self, raw: &str) -> Range<usize> {
         let whole = self.range_of(raw);
         whole.start + 1..whole.end.saturating_sub(1)
     }
 
     /// The bytes of the body in that range.
-    pub(crate) fn bytes(&self, range: Range<usize>) -> &'b [u8] {
+    pub fn bytes(&self, range: Range<usize>) -> &'b [u8] {
         self.body.get(range).unwrap_or_default()
     }
 
