@@ -18,7 +18,7 @@ use crate::{
 /// The most characters of the text, where a profile says nothing.
 const MAX_CHARS: u32 = 20_000;
 /// Of another field.
-const MAX_FIELD_CHARS: u32 = 1_000;
+const MAX_FIELD_CHARS: u32 = 2_000;
 /// Names that a request uses for something else.
 const TAKEN: &[&str] = &["history"];
 
