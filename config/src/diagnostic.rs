@@ -19,7 +19,7 @@ pub(crate) struct Place {
 }
 
 /// How much a diagnostic matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
     /// Nothing is compiled.
     Error,
@@ -89,9 +89,9 @@ impl Report {
         format!("{file}:{}:{}", place.line, place.column)
     }
 
-    /// In order of files, lines and columns, each once.
+    /// In order of files, lines and columns, at one place errors first, each once.
     pub(crate) fn into_diagnostics(mut self) -> Vec<Diagnostic> {
-        self.found.sort_by(|a, b| (a.0, &a.2).cmp(&(b.0, &b.2)));
+        self.found.sort_by(|a, b| (a.0, a.1, &a.2).cmp(&(b.0, b.1, &b.2)));
         self.found.dedup();
         let files = self.files;
         let named =
