@@ -58,8 +58,8 @@ const PROFILE: Shape = Shape::Object(&[
     key("cache", Shape::Either(&[TTL, Shape::Object(CACHE)]), "Keeps answers to the same question."),
     key(
         "sync_deadline_ms",
-        Shape::Integer(100, HOUR_MS),
-        "After this time the client is told to come back for the answer.",
+        Shape::Refused("answers that are fetched later are not there yet; `timeout_ms` ends a turn"),
+        "Not yet.",
     ),
     key("roles", Shape::List(&Shape::Role), "Who may use it; without it, everybody."),
     key("output", Shape::Word(&["text", "json"]), "What an answer is."),

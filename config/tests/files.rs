@@ -109,7 +109,7 @@ fn every_key_has_its_meaning() {
     assert_eq!(kind("brief"), Some((FieldKind::Boolean, false)));
     assert_eq!(one.cache, Some(Cache { ttl_s: 3_600, shared: true }));
     assert_eq!((one.long_input, one.redact, one.context_tokens), (LongInput::Cut, true, Some(6_000)));
-    assert_eq!((one.timeout_ms, one.sync_deadline_ms), (Some(20_000), Some(8_000)));
+    assert_eq!(one.timeout_ms, Some(20_000));
 
     let two = catalog.profile("summarize_v2").expect("named");
     assert_eq!((two.model.as_str(), two.cache), ("local_chat", Some(Cache { ttl_s: 600, shared: false })));

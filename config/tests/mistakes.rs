@@ -123,8 +123,8 @@ fn profiles() {
         ("model: fast\nroles: [vip]", "a.yaml:5:13: error: there is no role `vip`"),
         ("model: fast\nfallback: p", "a.yaml:5:15: error: `fallback` goes round in a circle: p → p"),
         (
-            "model: fast\nsync_deadline_ms: 9000\ntimeout_ms: 8000",
-            "a.yaml:5:23: warning: nobody is told to come back: the turn ends first",
+            "model: fast\nsync_deadline_ms: 9000",
+            "a.yaml:5:23: error: `sync_deadline_ms`: answers that are fetched later are not there yet; `timeout_ms` ends a turn",
         ),
         (
             "model: fast\nsystem_prompt: key ${TOKEN} here",

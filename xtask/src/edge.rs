@@ -6,48 +6,12 @@ use std::io::{BufRead, BufReader, Seek, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 
+use minigate_core::policy::{NAMES, SECRETS};
+
 use crate::layout::Layout;
 use crate::node::Node;
 use crate::step::{Result, exit_code, say};
 use crate::{module, parts, toolchain};
-
-/// Settings that the edge reads (docs/configuration.md); what only the native host
-/// uses, such as `PORT`, is not among them.
-const SETTINGS: &[&str] = &[
-    "API_KEY",
-    "CHAT_CLIENT_SYSTEM",
-    "CHAT_MEMORY",
-    "CHAT_MODELS",
-    "CONNECT_TIMEOUT_MS",
-    "CORS_ALLOW_ORIGINS",
-    "FAULT_INJECTION",
-    "FIRST_BYTE_TIMEOUT_MS",
-    "HEARTBEAT_MS",
-    "IDLE_TIMEOUT_MS",
-    "LOG_LEVEL",
-    "MAX_ATTACHMENTS",
-    "MAX_BODY_BYTES",
-    "MAX_FILE_BYTES",
-    "MAX_FILE_CHARS",
-    "MAX_IMAGE_BYTES",
-    "MAX_PDF_PAGES",
-    "MAX_TOKENS",
-    "MINIGATE_ENV",
-    "OPENCLAW_AGENT",
-    "OPENCLAW_API_KEY",
-    "OPENCLAW_AUTH",
-    "OPENCLAW_GATEWAY_TOKEN",
-    "OPENCLAW_GATEWAY_URL",
-    "OPENCLAW_PROXY_HEADERS",
-    "OPENCLAW_USER",
-    "OPENCLAW_USER_HEADER",
-    "RATE_LIMIT_BURST",
-    "RATE_LIMIT_PER_MINUTE",
-    "SESSION_SECRET",
-    "STORE_FAILURE",
-    "SYSTEM_PROMPT",
-    "TURN_TIMEOUT_MS",
-];
 
 /// Builds the module and serves it on 127.0.0.1:8787 until interrupted.
 pub(crate) fn edge(layout: &Layout, arguments: &[String]) -> Result<ExitCode> {
@@ -112,7 +76,8 @@ fn named_secrets(files: &str) -> Result<Vec<String>> {
 /// on the edge.
 fn settings(named: &[String], variable: impl Fn(&str) -> Option<String>) -> Result<Settings> {
     let mut found = Settings::new();
-    for name in SETTINGS.iter().copied().chain(named.iter().map(String::as_str)) {
+    let known = NAMES.iter().chain(SECRETS).copied();
+    for name in known.chain(named.iter().map(String::as_str)) {
         let value = match (variable(name), variable(&format!("{name}_FILE"))) {
             (Some(value), _) => Some(value),
             (None, Some(path)) => {

@@ -71,7 +71,7 @@ fn profile(entry: &Entry, names: &Names<'_>, default_model: Option<&str>, report
             _ => Memory::Client,
         },
         cache,
-        sync_deadline_ms: number(node, "sync_deadline_ms"),
+        sync_deadline_ms: None,
         roles: roles.iter().filter_map(|role| role.text().map(str::to_owned)).collect(),
         json: node.get("schema").is_some() || node.get("output").and_then(Node::text) == Some("json"),
         schema: text(node, "schema"),
@@ -125,15 +125,6 @@ fn check_fit(node: &Node, report: &mut Report) {
             cache.place,
             "answers out of a conversation cannot be shared between people",
             "leave `shared` out, or write `memory: client`",
-        );
-    }
-    if let (Some(sync), Some(turn)) = (node.get("sync_deadline_ms"), number::<i64>(node, "timeout_ms"))
-        && sync.integer().is_some_and(|sync| sync >= turn)
-    {
-        report.warning(
-            sync.place,
-            "nobody is told to come back: the turn ends first",
-            "make `sync_deadline_ms` shorter than `timeout_ms`",
         );
     }
 }

@@ -190,6 +190,7 @@ impl Exchange {
         if let (Some(id), false) = (&request.trace_id, self.facts.traced) {
             self.facts.trace_id.clone_from(id);
         }
+        self.facts.ascii = request.ascii;
         let subject = self.subject(policy, request.user.as_deref());
         self.story.subject = Some(subject);
         self.story.stream = request.stream;
@@ -274,12 +275,8 @@ impl Exchange {
             match outcome {
                 Outcome::Rollout { share: now_at, changes, .. } => {
                     share = *now_at;
-                    for change in changes {
-                        let intent = &asking.request.intent;
-                        self.outputs.push_back(record::rollout(policy, &self.facts, intent, change));
-                        if let Some(rollout) = rollout {
-                            self.tell(rollout.key(), Op::Heard { number: change.number });
-                        }
+                    if let Some(rollout) = rollout {
+                        self.write_down(policy, rollout, changes);
                     }
                 }
                 Outcome::Calibrated(learned) => calibration = *learned,
@@ -350,10 +347,18 @@ impl Exchange {
             }
             warnings.push(Warning::SchemaNotConfigured);
         }
-        fit_window(profile, &mut input, calibration, &mut warnings)?;
+        if input.media.iter().any(|media| media.is_file) && !takes_files(policy, &profile.model) {
+            let message = "attachments: this intent's model takes pictures and no files";
+            return Err(Failure::new(Code::AttachmentTypeUnsupported, message));
+        }
+        let schema = input.schema.as_deref().or(profile.schema.as_deref());
+        let schema = schema.and_then(|name| catalog.schema(name)).map(|schema| schema.text.as_str());
+        fit_window(profile, &mut input, schema, calibration, &mut warnings)?;
         let curated = self.curated(policy, &intent, &input);
         let cache = self.shelf(policy, &intent, profile, &input);
-        let drafts = stream && profile.draft.is_some();
+        let json = profile.json || profile.schema.is_some() || input.schema.is_some();
+        // A value is shown when it has been checked: there is nothing to draft.
+        let drafts = stream && !json && profile.draft.is_some();
         let first = profile.draft.as_deref().filter(|_| drafts).and_then(|name| catalog.profile(name));
         let first = first.unwrap_or(profile);
         self.story.warnings.clone_from(&warnings);
@@ -375,7 +380,7 @@ impl Exchange {
             profile: first.name.clone(),
             model: first.model.clone(),
             max_tokens,
-            json: profile.json || profile.schema.is_some() || input.schema.is_some(),
+            json,
             input,
             session,
             stream,
@@ -399,7 +404,8 @@ impl Exchange {
     }
 
     fn first_attempt(&mut self, policy: &Policy, plan: Plan) -> Waiting {
-        let profile = plan.profile(policy);
+        // Whoever answers in the end bounds the turn, and not a draft before it.
+        let profile = policy.catalog.profile(&plan.reply.profile);
         let timeout = profile.and_then(|profile| profile.timeout_ms).map_or(u64::MAX, u64::from);
         // With another profile to answer in its place, a profile's time is not the turn's.
         let alone = profile.is_none_or(|profile| profile.fallback.is_none() && profile.draft.is_none());
@@ -636,11 +642,20 @@ impl Plan {
     /// Who stands in: a profile, or this one with another model.
     fn fallback(&self, policy: &Policy) -> Option<(String, String)> {
         let name = self.profile(policy)?.fallback.as_deref().filter(|_| !self.fell_back)?;
-        match policy.catalog.profile(name) {
-            Some(profile) => Some((profile.name.clone(), profile.model.clone())),
-            None => Some((self.profile.clone(), name.to_owned())),
-        }
+        let (profile, model) = match policy.catalog.profile(name) {
+            Some(profile) => (profile.name.clone(), profile.model.clone()),
+            None => (self.profile.clone(), name.to_owned()),
+        };
+        // An answer about half of what was sent would be a wrong one.
+        let has_files = self.input.media.iter().any(|media| media.is_file);
+        (!has_files || takes_files(policy, &model)).then_some((profile, model))
     }
+}
+
+/// Whether the model of an alias takes files: those of servers with OpenAI's API take pictures.
+fn takes_files(policy: &Policy, alias: &str) -> bool {
+    let kind = policy.catalog.model(alias).map(|model| &model.kind);
+    !matches!(kind, Some(ModelKind::OpenAi { .. }))
 }
 
 /// What a profile's model counts for a request, learned.
@@ -654,6 +669,7 @@ fn usage_key(profile: &str) -> String {
 fn fit_window(
     profile: &Profile,
     input: &mut Input,
+    schema: Option<&str>,
     calibration: Calibration,
     warnings: &mut Vec<Warning>,
 ) -> Result<(), Failure> {
@@ -662,7 +678,7 @@ fn fit_window(
         profile,
         &Input { text: String::new(), history: Vec::new(), ..input.clone() },
         "",
-        None,
+        schema,
     );
     let left = calibration.fits(most).saturating_sub(fixed.tokens());
     let text = tokens::of_message(&input.text);

@@ -112,6 +112,13 @@ pub(super) struct Waiting {
     pub(super) curated: Option<String>,
 }
 
+impl Waiting {
+    /// Whether the client has a draft of the answer already.
+    pub(super) fn has_draft(&self) -> bool {
+        matches!(&self.turn.voice, Voice::Mini(plan) if plan.drafted)
+    }
+}
+
 /// What a turn may cost, by estimates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Tokens {
@@ -179,6 +186,7 @@ impl Exchange {
             Route::Renew => return self.renew(policy, now),
             Route::Token => return self.issue_for_backend(policy, body, now),
             Route::Revoke => return self.revoke(policy, body, now),
+            Route::Steer => return self.steer_rollout(policy, body, now),
             Route::Ask => return self.ask_mini(policy, body, now),
             _ => {}
         }

@@ -53,7 +53,7 @@ pub(super) enum Caller {
     /// Nobody in particular: no key is asked for in dev.
     #[default]
     Anyone,
-    /// Whoever has one of the client keys: the first bytes of its digest.
+    /// Whoever has one of the client keys, or of the admin keys: its keyed hash.
     Key(String),
     /// A person who logged in.
     Session {
@@ -142,7 +142,7 @@ impl Exchange {
         let by_key = !matches!(self.facts.caller, Caller::Session { .. });
         let rate = match self.facts.route {
             Route::Chat | Route::Ask => policy.rates.address,
-            Route::Token | Route::Revoke => None,
+            route if route.is_operators() => None,
             _ => return None,
         };
         let enter = Enter { rate, cost: 1, thresholds: policy.abuse, ..Enter::default() };
@@ -645,10 +645,7 @@ impl Exchange {
     /// Counts a request that cannot be valid against whoever sent it.
     pub(super) fn strike(&mut self, policy: &Policy, code: Code) {
         // Whoever holds one of the operator's keys is not an abuser.
-        if policy.abuse.block == 0
-            || !self.facts.route.is_guarded()
-            || matches!(self.facts.route, Route::Token | Route::Revoke)
-        {
+        if policy.abuse.block == 0 || !self.facts.route.is_guarded() || self.facts.route.is_operators() {
             return;
         }
         let points = match code {

@@ -16,6 +16,7 @@ mod pictures;
 mod pieces;
 mod record;
 mod reply;
+mod rollouts;
 mod routes;
 mod stream;
 mod wechat;
@@ -85,6 +86,8 @@ enum Phase {
     SendPicture(Box<wechat::Sending>),
     /// A message that WeChat pushes.
     Push(Box<wechat::Pushed>),
+    /// How rollouts stand, after an order or without one.
+    Rollouts(Box<rollouts::Asked>),
     /// The two probes of `/readyz`.
     Probes(operations::Probes),
     /// Nothing.
@@ -103,6 +106,8 @@ struct Facts {
     origin: Option<Origin>,
     head_only: bool,
     body_bytes: u64,
+    /// All that is not ASCII is to be escaped.
+    ascii: bool,
     /// Stands for what is asked, to be known again.
     fingerprint: u32,
     caller: Caller,
@@ -303,11 +308,18 @@ impl Exchange {
             return self.fail(policy, &flaw, now);
         }
         match self.facts.route {
-            Route::Chat | Route::Ask | Route::Login | Route::Renew | Route::Token | Route::Revoke => {
+            Route::Chat
+            | Route::Ask
+            | Route::Login
+            | Route::Renew
+            | Route::Token
+            | Route::Revoke
+            | Route::Steer => {
                 self.phase = Phase::Body;
                 self.timers.body = Some(now.unix_ms + policy.deadlines.body);
                 self.outputs.push_back(Output::ReadBody { limit: self.facts.route.body_limit(policy) });
             }
+            Route::Rollouts => self.show_rollouts(policy, now),
             Route::Health => self.respond_json(policy, 200, r#"{"status":"live"}"#.into(), now),
             Route::Version => self.respond_json(policy, 200, operations::version(policy), now),
             Route::Ready => self.probe(policy, now),
@@ -340,6 +352,7 @@ impl Exchange {
             Phase::LoginAnswer(id, code) => self.in_login_answer(policy, (id, code), &input, now),
             Phase::SendPicture(sending) => self.in_sending(policy, sending, input, now),
             Phase::Push(pushed) => self.in_push(policy, *pushed, input, now),
+            Phase::Rollouts(asked) => self.in_rollouts(policy, asked, &input, now),
             Phase::Probes(probes) => self.in_probes(policy, probes, input, now),
             Phase::Done => {}
         }
@@ -412,6 +425,7 @@ impl Exchange {
                     Phase::LoginGates(asked) => self.login_store_failed(policy, *asked, now),
                     Phase::SendPicture(sending) => self.piece_failed(policy, &sending, now),
                     Phase::Push(_) => self.push_done(policy, true, now),
+                    Phase::Rollouts(_) => self.rollouts_store_failed(policy, now),
                     phase => self.phase = phase,
                 }
             }
@@ -423,6 +437,9 @@ impl Exchange {
             | DeadlineReason::Attempt => {
                 self.cancel();
                 match std::mem::replace(&mut self.phase, Phase::Done) {
+                    Phase::Queue(waiting) if waiting.has_draft() => {
+                        self.keep_drafted(policy, *waiting, now);
+                    }
                     phase @ (Phase::Queue(_) | Phase::Shared(_)) => {
                         self.phase = phase;
                         let failure = Failure::new(Code::QueueTimeout, "the agent was busy all the time");
@@ -467,6 +484,7 @@ impl Exchange {
             Phase::LoginGates(asked) => Some(asked.store_id),
             Phase::SendPicture(sending) => Some(sending.store_id),
             Phase::Push(pushed) => pushed.store_id(),
+            Phase::Rollouts(asked) => Some(asked.store_id),
             Phase::Body | Phase::Backoff(_) | Phase::Done => None,
         };
         if let Some(id) = id {
@@ -510,8 +528,14 @@ impl Exchange {
         self.story.code = Some(failure.code);
         self.story.retry_after_s = failure.retry_after_s;
         self.strike(policy, failure.code);
-        let body = failure.body(&self.facts.trace_id, self.facts.language);
+        let body = self.failure_body(failure);
         self.respond(policy, failure.code.status(), headers, body, now);
+    }
+
+    /// A failure as JSON, in the letters that the client wants.
+    fn failure_body(&self, failure: &Failure) -> String {
+        let body = failure.body(&self.facts.trace_id, self.facts.language);
+        if self.facts.ascii { crate::wire::reply::ascii(&body) } else { body }
     }
 
     fn respond_json(&mut self, policy: &Policy, status: u16, body: String, now: Moment) {

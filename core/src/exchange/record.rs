@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::time::{Duration, SystemTime};
 
-use super::Facts;
+use super::{Facts, gates::Caller};
 use crate::{
     policy::{
         Policy,
@@ -12,7 +12,7 @@ use crate::{
         routing::{Ignored, Reason},
     },
     seam::{Level, Moment, Output},
-    state::rollout::{Change, Event},
+    state::rollout::{Change, Event, Order},
     wire::{
         answer::{Usage, Warning},
         failure::Code,
@@ -37,6 +37,8 @@ pub(super) struct Story {
     pub profile: Option<String>,
     pub reason: Option<Reason>,
     pub ignored: Option<Ignored>,
+    /// What a person wanted of the intent's rollout.
+    pub order: Option<Order>,
     /// Requests to a model: more than one after a failure, a draft or a repair.
     pub attempts: u32,
     /// What went wrong with a profile that another one stood in for.
@@ -97,10 +99,8 @@ pub(super) fn rollout(policy: &Policy, facts: &Facts, intent: &str, change: &Cha
         Event::Began => (Level::Info, "began", None),
         Event::Stepped => (Level::Info, "stepped", None),
         Event::Promoted => (Level::Info, "promoted", None),
-        Event::RolledBack(finding) => {
-            (Level::Error, "rolled_back", Some(format!("{finding:?}").to_lowercase()))
-        }
-        Event::Ordered(order) => (Level::Info, "ordered", Some(format!("{order:?}").to_lowercase())),
+        Event::RolledBack(finding) => (Level::Error, "rolled_back", Some(json!(finding))),
+        Event::Ordered(order) => (Level::Info, "ordered", Some(json!(order))),
     };
     let mut line = json!({
         "ts": timestamp(change.at_ms), "level": level_name(level), "event": "rollout", "traceId": facts.trace_id,
@@ -108,7 +108,11 @@ pub(super) fn rollout(policy: &Policy, facts: &Facts, intent: &str, change: &Cha
         "intent": intent, "change": event, "step": change.step, "shareBasisPoints": change.share,
     });
     if let Some(because) = because {
-        line["because"] = because.into();
+        line["because"] = because;
+    }
+    // An order is told to whoever gave it.
+    if let (Event::Ordered(_), Caller::Key(id)) = (change.event, &facts.caller) {
+        line["by"] = id.as_str().into();
     }
     Output::Record { level, line: line.to_string() }
 }
@@ -174,6 +178,9 @@ impl Story {
             put("intent", intent.as_str().into());
             put("config", policy.catalog.version.as_str().into());
         }
+        if let Some(order) = self.order {
+            put("order", json!(order));
+        }
         if let (Some(profile), Some(reason)) = (&self.profile, self.reason) {
             put("profile", profile.as_str().into());
             put("profileBy", reason.name().into());
@@ -238,7 +245,7 @@ impl Story {
 }
 
 /// RFC 3339 in UTC, to the millisecond.
-fn timestamp(unix_ms: u64) -> String {
+pub(super) fn timestamp(unix_ms: u64) -> String {
     humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + Duration::from_millis(unix_ms)).to_string()
 }
 

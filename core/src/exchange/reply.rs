@@ -167,6 +167,13 @@ impl Exchange {
         self.attempt_failed(policy, *plan, rate_headers, failure, now);
     }
 
+    /// The time is over while the real answer waits for its slot.
+    pub(super) fn keep_drafted(&mut self, policy: &Policy, waiting: Waiting, now: Moment) {
+        if let Voice::Mini(plan) = waiting.turn.voice {
+            self.keep_draft(policy, *plan, now);
+        }
+    }
+
     /// The draft is all that there will be.
     pub(super) fn keep_draft(&mut self, policy: &Policy, mut plan: Plan, now: Moment) {
         plan.reply.degraded = true;

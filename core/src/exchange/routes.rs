@@ -43,6 +43,10 @@ pub(super) enum Route {
     Picture,
     /// A message that WeChat pushes.
     Push,
+    /// How the rollouts stand.
+    Rollouts,
+    /// An order to a rollout: the same path with a body.
+    Steer,
     Health,
     Ready,
     Version,
@@ -50,7 +54,7 @@ pub(super) enum Route {
 }
 
 impl Route {
-    fn of(path: &str) -> Self {
+    fn of(method: &str, path: &str) -> Self {
         match path {
             "/api/chat" => Self::Chat,
             "/v1/mini/ask" | "/v1/mini/ai" => Self::Ask,
@@ -60,6 +64,8 @@ impl Route {
             "/v1/admin/sessions/revoke" => Self::Revoke,
             "/v1/wechat/push" => Self::Push,
             path if path.starts_with(picture::PREFIX) => Self::Picture,
+            "/v1/admin/rollouts" if method == "POST" => Self::Steer,
+            "/v1/admin/rollouts" => Self::Rollouts,
             "/healthz" => Self::Health,
             "/readyz" => Self::Ready,
             "/version" => Self::Version,
@@ -78,6 +84,7 @@ impl Route {
             Self::Revoke => "/v1/admin/sessions/revoke",
             Self::Picture => "/v1/wechat/media",
             Self::Push => "/v1/wechat/push",
+            Self::Rollouts | Self::Steer => "/v1/admin/rollouts",
             Self::Health => "/healthz",
             Self::Ready => "/readyz",
             Self::Version => "/version",
@@ -88,6 +95,11 @@ impl Route {
     /// Whether it is asked by machines that watch, and not by users.
     pub(super) fn is_operational(self) -> bool {
         matches!(self, Self::Health | Self::Ready | Self::Version)
+    }
+
+    /// Whether it wants one of the operator's own keys, which lie in no phone.
+    pub(super) fn is_operators(self) -> bool {
+        matches!(self, Self::Token | Self::Revoke | Self::Rollouts | Self::Steer)
     }
 
     /// Whether what is sent there counts for or against its sender. What is WeChat's proves itself,
@@ -107,7 +119,7 @@ impl Route {
     fn methods(self) -> &'static str {
         match self {
             Self::Chat | Self::Ask | Self::Login | Self::Renew | Self::Token | Self::Revoke => "POST",
-            Self::Push => "GET, POST",
+            Self::Rollouts | Self::Steer | Self::Push => "GET, POST",
             Self::Picture | Self::Health | Self::Ready | Self::Version => "GET, HEAD",
             Self::Unknown => "",
         }
@@ -158,13 +170,14 @@ pub(super) fn facts(policy: &Policy, head: &RequestHead, now: Moment) -> Facts {
         trace_id: own.unwrap_or_else(|| id.clone()),
         request_id: format!("req_{id}"),
         language: Language::accepted(head.header("accept-language")),
-        route: Route::of(&head.path),
+        route: Route::of(&head.method, &head.path),
         started_ms: now.unix_ms,
         client: client_address(policy, head),
         origin: Origin::allowed(policy, head),
         head_only: head.method == "HEAD",
         body_bytes: 0,
         fingerprint: 0,
+        ascii: false,
         caller: Caller::Anyone,
         restricted: false,
         ticket: ticket(now),
@@ -285,6 +298,9 @@ fn caller(policy: &Policy, route: Route, presented: Option<&str>, now: Moment) -
         Route::Renew => session_caller(policy, presented.unwrap_or_default(), true, now),
         Route::Token => only(&policy.login.server_keys, "SERVER_KEY"),
         Route::Revoke => only(&policy.admin_keys, "ADMIN_KEY"),
+        // The log says which of the keys gave an order.
+        Route::Rollouts | Route::Steer => only(&policy.admin_keys, "ADMIN_KEY")
+            .map(|_| Caller::Key(auth::subject(policy, "admin", presented.unwrap_or_default()))),
         Route::Login
         | Route::Picture
         | Route::Push

@@ -424,7 +424,7 @@ impl Exchange {
     pub(super) fn fail_stream(&mut self, policy: &Policy, failure: &Failure, mut out: String, now: Moment) {
         self.story.code = Some(failure.code);
         self.story.retry_after_s = failure.retry_after_s;
-        let body = failure.body(&self.facts.trace_id, self.facts.language);
+        let body = self.failure_body(failure);
         if self.facts.route == Route::Ask {
             reply::error(&mut out, &body);
         } else {

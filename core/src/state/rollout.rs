@@ -137,8 +137,9 @@ pub struct Steer {
     pub order: Order,
 }
 
-/// What a person may want.
+/// What a person may want. The names are those of the API and of the log, here and below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Order {
     /// No more steps. The guard stays.
     Hold,
@@ -152,6 +153,7 @@ pub enum Order {
 
 /// How a rollout stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum State {
     /// On its way.
     #[default]
@@ -166,6 +168,7 @@ pub enum State {
 
 /// What the guard found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Finding {
     /// More turns fail.
     Failed,
@@ -250,6 +253,10 @@ impl Tally {
 /// What was seen of both.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
+    /// The last change, in milliseconds since 1970: since then it stands as it does.
+    pub since_ms: u64,
+    /// What the guard found last, and when. Beginning again does not forget it.
+    pub found: Option<(Finding, u64)>,
     /// The running version.
     pub running: Tally,
     /// The new one.
@@ -379,6 +386,7 @@ impl Course {
         if self.unheard.len() >= MOST_CHANGES {
             self.unheard.remove(0);
         }
+        self.report.since_ms = now;
         self.number = self.number.saturating_add(1);
         let (number, share) = (self.number, self.share(plan));
         let change = Change { number, event, step: self.step, share, at_ms: now };
@@ -400,6 +408,7 @@ impl Course {
             Progress::Fine => self.look(&observe.plan.guard),
             Progress::Worse(check) => {
                 self.state = State::RolledBack;
+                self.report.found = Some((FINDINGS[check], now));
                 self.changed(Event::RolledBack(FINDINGS[check]), &observe.plan, now);
             }
         }
@@ -474,8 +483,9 @@ impl Course {
             (Order::Hold, State::Running) => State::Held,
             (Order::Resume, State::Held) => State::Running,
             (Order::Resume, State::Promoted | State::RolledBack) => {
-                let unheard = std::mem::take(&mut self.unheard);
-                *self = Self { number: self.number, unheard, ..Self::new(now) };
+                let (unheard, found) = (std::mem::take(&mut self.unheard), self.report.found);
+                let report = Report { found, ..Report::default() };
+                *self = Self { number: self.number, unheard, report, ..Self::new(now) };
                 State::Running
             }
             (Order::Promote, State::Running | State::Held | State::RolledBack) => State::Promoted,

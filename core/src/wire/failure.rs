@@ -84,6 +84,10 @@ codes! {
     InputTooLong = "input_too_long", 413, Client, false;
     /// Not a schema of the configuration.
     SchemaUnknown = "schema_unknown", 400, Client, false;
+    /// No rollout of the configuration is the intent's.
+    RolloutUnknown = "rollout_unknown", 404, Client, false;
+    /// Not an order that a rollout takes.
+    OrderUnknown = "order_unknown", 400, Client, false;
     /// The intent is for other roles.
     ProfileForbidden = "profile_forbidden", 403, Policy, false;
     /// The environment does not allow the intent's profile.

@@ -27,8 +27,6 @@ const LONGEST_MESSAGE: usize = 20_000;
 /// The most entries and bytes of a `context`: it is a small note and not a second input.
 const CONTEXT_ENTRIES: usize = 32;
 const CONTEXT_BYTES: usize = 4_096;
-/// The most characters of a text field that says nothing else.
-const FIELD_CHARS: u32 = 2_000;
 
 /// A request, its input not yet held against a profile.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -126,7 +124,7 @@ pub(crate) fn parse(policy: &Policy, body: &[u8]) -> Result<MiniRequest, Failure
     let elided = Elided::new(body);
     let parsed: Body<'_> = json::object(elided.text()).map_err(|error| invalid_json(&error))?;
     if !is_name(&parsed.intent) {
-        let message = "intent: 1 to 64 of a-z, A-Z, 0-9, `_`, `-` and `.`";
+        let message = "intent: 1 to 64 of a-z, A-Z, 0-9, `_`, `-`, `.`, `/` and `:`";
         return Err(Failure::new(Code::IntentUnknown, message));
     }
     if let Some(user) = &parsed.user_id {
@@ -158,7 +156,7 @@ pub(crate) fn parse(policy: &Policy, body: &[u8]) -> Result<MiniRequest, Failure
 /// A name of an intent, as configurations have them.
 fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b'/' | b':'))
 }
 
 /// `Date.now()` comes as a number or as a string. The same alphabet as the header's.
@@ -264,7 +262,10 @@ impl MiniRequest {
         let mut fit = Input { history, context, media, ..Input::default() };
         // A schema is asked for by name, and not a part of a prompt, unless it is declared so.
         let name = input.get("schemaName").and_then(|raw| serde_json::from_str::<String>(raw).ok());
-        fit.schema = name.filter(|name| is_name(name));
+        if name.as_ref().is_some_and(|name| !is_name(name)) {
+            return Err(Failure::new(Code::SchemaUnknown, "input.schemaName: not a name of a schema"));
+        }
+        fit.schema = name;
         for field in declared {
             let raw = input.remove(&field.name).and_then(|raw| serde_json::from_str::<Value>(&raw).ok());
             let value = raw.filter(|value| !value.is_null());
@@ -317,7 +318,7 @@ fn written(field: &Field, value: Value) -> Result<String, Failure> {
     match (&field.kind, value) {
         (FieldKind::Text { max_chars }, Value::String(text)) => {
             // The text itself has a limit of its own.
-            let most = if name == "text" { u32::MAX } else { (*max_chars).min(FIELD_CHARS) };
+            let most = if name == "text" { u32::MAX } else { *max_chars };
             if text.chars().nth(most as usize).is_some() {
                 return wrong(format!("over {most} characters"));
             }

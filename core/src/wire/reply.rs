@@ -83,7 +83,7 @@ impl Reply {
         self.encoded(out)
     }
 
-    /// The event that opens a stream, or says that another profile answers now.
+    /// The event that opens a stream.
     pub(crate) fn meta(&mut self, out: &mut String) {
         let mut data = String::from("{");
         self.names(&mut data);
@@ -154,7 +154,7 @@ pub(crate) fn error(out: &mut String, body: &str) {
 }
 
 /// JSON with everything that is not ASCII escaped; it stands in strings only.
-fn ascii(json: &str) -> String {
+pub(crate) fn ascii(json: &str) -> String {
     let mut out = String::with_capacity(json.len() * 2);
     for c in json.chars() {
         if c.is_ascii() {

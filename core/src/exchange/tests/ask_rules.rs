@@ -327,7 +327,8 @@ fn the_operators_own_answer_needs_no_model() {
     assert!(world.fetches.is_empty());
 }
 
-fn rolling(share: u16) -> Policy {
+/// A rollout from `fast_v1` to `fast_v2` with one step: an hour and 100 turns.
+pub(super) fn rolling(share: u16) -> Policy {
     let mut policy = configured();
     policy.catalog.profiles.insert(2, profile("fast_v2", "fast"));
     policy.catalog.intents[2] = intent("qa", "fast_v1");

@@ -186,6 +186,52 @@ fn a_person_promotes_rolls_back_and_begins_again() {
     assert_eq!(cell.consult(HOUR + 5), (State::Running, 0, 500, vec![]), "the old turns do not count");
 }
 
+/// The configuration may name the old version for a long time after the rollout is over.
+#[test]
+fn what_is_over_stays_so_for_months() {
+    let cell = |prepare: &dyn Fn(&mut Cell)| {
+        let mut cell = Cell::default();
+        prepare(&mut cell);
+        cell.consult(3 * HOUR);
+        cell
+    };
+    let by_steps = |cell: &mut Cell| (0..4).for_each(|step| cell.both(50, Ending::Served, step * HOUR));
+    for (mut cell, state, share) in [
+        (cell(&|cell| drop(cell.steer(Order::Promote, 0))), State::Promoted, 10_000),
+        (cell(&by_steps), State::Promoted, 10_000),
+        (cell(&|cell| drop(cell.steer(Order::RollBack, 0))), State::RolledBack, 0),
+        (cell(&|cell| cell.both(20, Ending::Failed, 0)), State::RolledBack, 0),
+    ] {
+        for day in 1..=90 {
+            let (now_is, _, now_at, events) = cell.consult(day * 24 * HOUR);
+            assert_eq!((now_is, now_at, events), (state, share, vec![]), "day {day}");
+            // A month in which all is well, one in which nobody asks, one in which all fails.
+            match day {
+                0..=30 => cell.both(20, Ending::Served, day * 24 * HOUR),
+                31..=60 => {}
+                _ => cell.both(20, Ending::Failed, day * 24 * HOUR),
+            }
+        }
+    }
+}
+
+#[test]
+fn the_report_says_since_when_and_what_was_found_last() {
+    let report =
+        |cell: &mut Cell, now| match cell.apply(&Op::Consult(Consult { plan: plan(), report: true }), now) {
+            Outcome::Rollout { report: Some(report), .. } => (report.since_ms, report.found),
+            other => panic!("{other:?}"),
+        };
+    let mut cell = Cell::default();
+    assert_eq!(report(&mut cell, 5), (5, None));
+    cell.both(20, Ending::Empty, 7);
+    assert_eq!(report(&mut cell, 9), (7, Some((Finding::Empty, 7))));
+    cell.steer(Order::Resume, 11);
+    assert_eq!(report(&mut cell, 12), (11, Some((Finding::Empty, 7))), "it begins again, and is known");
+    cell.both(50, Ending::Served, 13);
+    assert_eq!(report(&mut cell, HOUR + 11), (HOUR + 11, Some((Finding::Empty, 7))));
+}
+
 #[test]
 fn a_plan_may_lose_steps_on_the_way_and_without_steps_nothing_happens() {
     let mut cell = Cell::default();
