@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
+use minigate_config::{Source, check};
 use minigate_core::{
     policy::{HostFacts, Policy, Secrets, Settings},
     seam::{BodyFailure, FetchFailure, RequestHead},
@@ -29,6 +30,9 @@ pub(crate) struct Case {
     /// Secrets beside the key and the Gateway's token.
     #[serde(default)]
     secrets: Settings,
+    /// The configuration, as `minigate serve --config` reads it.
+    #[serde(default)]
+    configuration: Option<String>,
     /// The request.
     request: Request,
     /// What happens, in order.
@@ -171,15 +175,23 @@ impl Case {
         let mut secrets = own(&[("API_KEY", KEY), ("OPENCLAW_GATEWAY_TOKEN", "conformance-token")]);
         secrets.extend(self.secrets.clone());
         let facts = HostFacts { name: "conformance".into(), ..HostFacts::default() };
-        Policy::from_settings(&settings, &Secrets(secrets), facts, false)
-            .unwrap_or_else(|errors| panic!("{}: {errors:?}", self.name))
+        let secrets = Secrets(secrets);
+        let mut policy = Policy::from_settings(&settings, &secrets, facts, false)
+            .unwrap_or_else(|errors| panic!("{}: {errors:?}", self.name));
+        if let Some(text) = &self.configuration {
+            let source = Source { name: self.name.clone(), text: text.clone() };
+            let checked = check(&[source], None);
+            let catalog = checked.catalog.unwrap_or_else(|| panic!("{:?}", checked.diagnostics));
+            policy.configure(catalog, &settings, &secrets).expect("a configuration that fits");
+        }
+        policy
     }
 
     /// The request's head. A chat request has a key and a type unless the case says other.
     pub(crate) fn head(&self) -> RequestHead {
         let Request { method, path, headers, content_length, .. } = &self.request;
         let mut all = BTreeMap::new();
-        if path == "/api/chat" {
+        if path == "/api/chat" || path == "/v1/mini/ask" {
             all.insert("content-type".to_owned(), "application/json".to_owned());
             all.insert("x-api-key".to_owned(), KEY.to_owned());
         }
