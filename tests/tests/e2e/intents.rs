@@ -3,7 +3,7 @@
 
 use futures_util::future::join_all;
 use minigate_tests::{
-    client::{Answer, Client, KEY},
+    client::{Answer, Client, KEY, whole},
     hosts::Host,
     scripted::Seen,
     upstream::TOKEN,
@@ -27,6 +27,8 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         a_day_has_its_end,
         a_header_chooses_within_the_list,
         a_rollout_is_sticky_and_counted,
+        a_person_steers_a_rollout,
+        a_role_has_its_own_profile,
         what_is_wrong_is_said,
     ]
 }
@@ -68,9 +70,16 @@ faq:
   - {intent: faq, questions: ['营业时间？'], answer: '9:00 到 18:00'}
 "#;
 
+const ADMIN_KEY: &str = "admin-key-canary-66b0";
+const SERVER_KEY: &str = "server-key-canary-1c9d";
+
 /// A host with that configuration, and what is added to it.
 async fn start(scene: &Scene, more: &str) -> Host {
-    let yaml = CONFIGURATION.replace("{GATEWAY}", &scene.upstream().url);
+    start_with(scene, CONFIGURATION, more).await
+}
+
+async fn start_with(scene: &Scene, yaml: &str, more: &str) -> Host {
+    let yaml = yaml.replace("{GATEWAY}", &scene.upstream().url);
     let mut files = vec![("intents.yaml", yaml.as_str())];
     if !more.is_empty() {
         files.push(("more.yaml", more));
@@ -80,6 +89,10 @@ async fn start(scene: &Scene, more: &str) -> Host {
         ("OPENCLAW_GATEWAY_URL", scene.upstream().url.as_str()),
         ("OPENCLAW_GATEWAY_TOKEN", TOKEN),
         ("LOCAL_MODEL_API_KEY", TOKEN),
+        ("ADMIN_KEY", ADMIN_KEY),
+        ("SERVER_KEY", SERVER_KEY),
+        ("TOKEN_SECRET", "token-secret-canary-4d20"),
+        ("SESSION_SECRET", "session-secret-canary-9e77"),
         ("RATE_LIMIT_PER_MINUTE", "0"),
         ("ABUSE_PROTECTION", "off"),
         ("CONNECT_TIMEOUT_MS", "1000"),
@@ -95,7 +108,7 @@ async fn send(client: &Client, headers: &[(&str, &str)], body: &Value) -> Answer
     let mut all = vec![("x-api-key", KEY), ("content-type", "application/json")];
     all.extend_from_slice(headers);
     let response = client.send("POST", "/v1/mini/ask", &all, body.to_string()).await;
-    minigate_tests::client::whole(response).await
+    whole(response).await
 }
 
 /// What the scripted Gateway was last asked with that marker.
@@ -318,6 +331,83 @@ async fn a_rollout_is_sticky_and_counted(scene: Scene) {
         assert!(versions.contains(&json!(version)), "{versions:?}");
     }
     assert_eq!(host.output().matches(r#""event":"rollout""#).count(), 1, "it began, and that is said once");
+    host.stop().await;
+}
+
+async fn a_person_steers_a_rollout(scene: Scene) {
+    let host = start(&scene, "").await;
+    let client = Client::new(&host.url);
+    let bearer = format!("Bearer {ADMIN_KEY}");
+    let admin = async |method: &str, body: String| {
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        whole(client.send(method, "/v1/admin/rollouts", &headers, body).await).await
+    };
+    let order =
+        async |order: &str| admin("POST", json!({"intent": "rolling", "order": order}).to_string()).await;
+    let versions = async || {
+        let mut seen = Vec::new();
+        for user in 0..6 {
+            let mut body = ask("rolling", "x");
+            body["userId"] = json!(format!("user-{user}"));
+            seen.push(send(&client, &[], &body).await.json()["profile"].clone());
+        }
+        seen
+    };
+    let promoted = order("promote").await;
+    assert_eq!((promoted.status, &promoted.json()["state"]), (200, &json!("promoted")), "{}", promoted.text);
+    assert_eq!(versions().await, vec![json!("rolling_v2"); 6]);
+    assert_eq!(order("roll_back").await.json()["shareBasisPoints"], 0);
+    assert_eq!(versions().await, vec![json!("rolling_v1"); 6]);
+    let shown = admin("GET", String::new()).await.json();
+    let rollout = &shown["rollouts"][0];
+    assert_eq!(
+        (&rollout["intent"], &rollout["state"]),
+        (&json!("rolling"), &json!("rolled_back")),
+        "{shown}"
+    );
+    assert_eq!(rollout["candidate"]["turns"], 6, "{shown}");
+    assert_eq!(order("explode").await.error(), (400, "order_unknown".into()));
+    let output = host.output();
+    for line in [r#""because":"promote""#, r#""because":"roll_back""#] {
+        assert_eq!(output.matches(line).count(), 1, "{line}: {output}");
+    }
+    let stranger =
+        client.send("GET", "/v1/admin/rollouts", &[("authorization", "Bearer x")], String::new()).await;
+    assert_eq!(stranger.status(), 401);
+    host.stop().await;
+}
+
+async fn a_role_has_its_own_profile(scene: Scene) {
+    let more = "
+roles: {vip: {}}
+profiles: {vip_v1: {model: fast, roles: [vip]}}
+routing: {shared: {profile: qa_v1, roles: {vip: vip_v1}}, exclusive: vip_v1}
+";
+    let yaml = CONFIGURATION.replace("rolling_v2]\n", "rolling_v2, vip_v1]\n");
+    assert_ne!(yaml, CONFIGURATION);
+    let host = start_with(&scene, &yaml, more).await;
+    let client = Client::new(&host.url);
+    let token = async |role: &str| {
+        let mut body = json!({"userId": format!("person-{role}")});
+        if !role.is_empty() {
+            body["role"] = json!(role);
+        }
+        let body = body.to_string();
+        let bearer = format!("Bearer {SERVER_KEY}");
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        let answer = whole(client.send("POST", "/v1/mini/token", &headers, body).await).await;
+        answer.json()["token"].as_str().unwrap_or_else(|| panic!("no token: {}", answer.text)).to_owned()
+    };
+    let asked = async |token: &str, intent: &str| {
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+        whole(client.send("POST", "/v1/mini/ask", &headers, ask(intent, "x").to_string()).await).await
+    };
+    let (vip, other) = (token("vip").await, token("").await);
+    assert_eq!(asked(&vip, "shared").await.json()["profile"], "vip_v1");
+    assert_eq!(asked(&other, "shared").await.json()["profile"], "qa_v1");
+    assert_eq!(asked(&vip, "exclusive").await.status, 200);
+    assert_eq!(asked(&other, "exclusive").await.error(), (403, "profile_forbidden".into()));
     host.stop().await;
 }
 
