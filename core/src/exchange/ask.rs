@@ -73,6 +73,8 @@ pub(super) struct Plan {
     pub(super) allowance: Option<u32>,
     /// The whole text is wanted at the end.
     pub(super) keeps_text: bool,
+    /// The intent's own profile takes personal data out of answers: who stands in for it does so too.
+    redacts: bool,
     retries: u8,
     fell_back: bool,
     /// An answer that was not accepted, and what the model is told about it.
@@ -88,8 +90,7 @@ impl Plan {
 
     /// The schema that the answer must follow.
     pub(super) fn schema<'p>(&self, policy: &'p Policy) -> Option<&'p str> {
-        let own = self.profile(policy).and_then(|profile| profile.schema.as_deref());
-        let name = self.input.schema.as_deref().or(own)?;
+        let name = self.input.schema.as_deref()?;
         policy.catalog.schema(name).map(|schema| schema.text.as_str())
     }
 
@@ -100,7 +101,7 @@ impl Plan {
 
     /// Whether personal data is taken out of the answer.
     pub(super) fn redacts(&self, policy: &Policy) -> bool {
-        self.profile(policy).is_some_and(|profile| profile.redact)
+        self.redacts || self.profile(policy).is_some_and(|profile| profile.redact)
     }
 
     /// Whether another answer may be asked for, after one that was not accepted.
@@ -351,15 +352,20 @@ impl Exchange {
             let message = "attachments: this intent's model takes pictures and no files";
             return Err(Failure::new(Code::AttachmentTypeUnsupported, message));
         }
-        let schema = input.schema.as_deref().or(profile.schema.as_deref());
-        let schema = schema.and_then(|name| catalog.schema(name)).map(|schema| schema.text.as_str());
+        // Whoever answers in the end: the value is the intent's.
+        input.schema = input.schema.or_else(|| profile.schema.clone());
+        let schema =
+            input.schema.as_deref().and_then(|name| catalog.schema(name)).map(|schema| schema.text.as_str());
         fit_window(profile, &mut input, schema, calibration, &mut warnings)?;
         let curated = self.curated(policy, &intent, &input);
         let cache = self.shelf(policy, &intent, profile, &input);
         let json = profile.json || profile.schema.is_some() || input.schema.is_some();
         // A value is shown when it has been checked: there is nothing to draft.
         let drafts = stream && !json && profile.draft.is_some();
-        let first = profile.draft.as_deref().filter(|_| drafts).and_then(|name| catalog.profile(name));
+        let allowed = |name: &&str| catalog.allows(policy.environment, name);
+        let draft = profile.draft.as_deref().filter(|_| drafts).filter(allowed);
+        let first = draft.and_then(|name| catalog.profile(name));
+        let drafts = first.is_some();
         let first = first.unwrap_or(profile);
         self.story.warnings.clone_from(&warnings);
         if policy.logs_content() {
@@ -388,6 +394,7 @@ impl Exchange {
             attempt_ms: None,
             allowance: None,
             keeps_text: cache.is_some(),
+            redacts: profile.redact,
             retries: 0,
             fell_back: false,
             repair: None,
@@ -643,6 +650,7 @@ impl Plan {
     fn fallback(&self, policy: &Policy) -> Option<(String, String)> {
         let name = self.profile(policy)?.fallback.as_deref().filter(|_| !self.fell_back)?;
         let (profile, model) = match policy.catalog.profile(name) {
+            Some(profile) if !policy.catalog.allows(policy.environment, &profile.name) => return None,
             Some(profile) => (profile.name.clone(), profile.model.clone()),
             None => (self.profile.clone(), name.to_owned()),
         };

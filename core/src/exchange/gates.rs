@@ -581,7 +581,9 @@ impl Exchange {
             let (api, at) = (waiting.turn.api, waiting.system_at);
             chat::instruct(&mut waiting.fetch.body, api, at, EXPLAIN_ONLY);
             waiting.turn.warn(Warning::ExplainOnly);
-            self.story.warnings.push(Warning::ExplainOnly);
+            if !self.story.warnings.contains(&Warning::ExplainOnly) {
+                self.story.warnings.push(Warning::ExplainOnly);
+            }
         }
         if self.lease.is_some() {
             self.timers.lease = Some(now.unix_ms + LEASE_RENEWAL);

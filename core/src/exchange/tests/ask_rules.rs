@@ -134,6 +134,28 @@ fn personal_data_is_taken_out_of_answers_also_in_streams_and_values() {
     assert_eq!(world.json()["data"], json!({"phone": "[mobile]", "n": 1, "t": "[mobile]"}));
 }
 
+#[test]
+fn who_stands_in_keeps_the_intents_own_rules() {
+    let mut policy = configured();
+    policy.catalog.redaction = Rules::all();
+    policy.catalog.schemas = vec![Schema { name: "order".into(), text: ORDER.into() }];
+    let strong = policy.catalog.profiles.iter_mut().find(|profile| profile.name == "strong_v1");
+    let strong = strong.expect("strong_v1");
+    (strong.redact, strong.schema) = (true, Some("order".into()));
+    let body = json!({"intent": "complex", "input": {"text": "x"}});
+    let mut world = asked(policy.clone(), &body);
+    world.whole(500, &[], &error("api_error", "internal error"));
+    assert!(world.sent_upstream()["messages"][0]["content"].as_str().expect("words").contains(ORDER));
+    world.whole(200, &[], &completion("{\"id\": \"13800138000\"}", "stop"));
+    assert_eq!(world.json()["data"], json!({"id": "[mobile]"}));
+    // A profile that the environment does not allow does not stand in either.
+    policy.catalog.environments = capped(None, None).catalog.environments;
+    policy.catalog.environments[0].allowed_profiles = Some(vec!["strong_v1".into()]);
+    let mut world = asked(policy, &body);
+    world.whole(500, &[], &error("api_error", "internal error"));
+    assert_eq!(world.failure(), (502, "upstream_error".into()));
+}
+
 fn capped(requests: Option<u32>, tokens: Option<u64>) -> Policy {
     let mut policy = configured();
     policy.catalog.environments = vec![EnvironmentRules {
