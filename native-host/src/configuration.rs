@@ -45,7 +45,7 @@ fn read(files: &[PathBuf]) -> Result<Vec<Source>, String> {
 }
 
 /// `minigate check`: every mistake, and 1 when there is one.
-pub(crate) fn check(files: &[PathBuf], environment: Option<Environment>, strict: bool) -> ExitCode {
+pub fn check(files: &[PathBuf], environment: Option<Environment>, strict: bool) -> ExitCode {
     let Some(checked) = checked(files, environment) else { return ExitCode::FAILURE };
     let count = |severity| checked.diagnostics.iter().filter(|found| found.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
@@ -65,7 +65,7 @@ pub(crate) fn check(files: &[PathBuf], environment: Option<Environment>, strict:
 }
 
 /// `minigate compile`: the bytes for the edge.
-pub(crate) fn compile(files: &[PathBuf], output: &PathBuf) -> ExitCode {
+pub fn compile(files: &[PathBuf], output: &PathBuf) -> ExitCode {
     let Some(checked) = checked(files, None) else { return ExitCode::FAILURE };
     let lines: Vec<String> = checked.diagnostics.iter().map(ToString::to_string).collect();
     if !lines.is_empty() {
@@ -82,7 +82,7 @@ pub(crate) fn compile(files: &[PathBuf], output: &PathBuf) -> ExitCode {
 }
 
 /// `minigate explain`: which profile, and why.
-pub(crate) fn explain(files: &[PathBuf], question: &Question<'_>) -> ExitCode {
+pub fn explain(files: &[PathBuf], question: &Question<'_>) -> ExitCode {
     let Some(checked) = checked(files, None) else { return ExitCode::FAILURE };
     let Some(catalog) = checked.catalog else {
         let errors = checked.diagnostics.iter().filter(|found| found.severity == Severity::Error);
@@ -102,7 +102,7 @@ pub(crate) fn explain(files: &[PathBuf], question: &Question<'_>) -> ExitCode {
 }
 
 /// `minigate schema`.
-pub(crate) fn schema() -> ExitCode {
+pub fn schema() -> ExitCode {
     print(&minigate_config::json_schema());
     ExitCode::SUCCESS
 }
