@@ -267,6 +267,8 @@ async fn answer(
     };
     let mut driver = Driver::begin(worker, head, body);
     let mut response = Response::new(Either::Left(Full::new(Bytes::new())));
+    // An answer that is there at once may still be several chunks: events of a kept answer.
+    let mut whole = Bytes::new();
     loop {
         match driver.next().await {
             Some(Emission::Head { status, headers }) => {
@@ -283,8 +285,12 @@ async fn answer(
                     return Ok(response);
                 }
             }
-            Some(Emission::Chunk(bytes)) => *response.body_mut() = Either::Left(Full::new(bytes)),
-            Some(Emission::End) | None => return Ok(response),
+            Some(Emission::Chunk(bytes)) if whole.is_empty() => whole = bytes,
+            Some(Emission::Chunk(bytes)) => whole = [whole, bytes].concat().into(),
+            Some(Emission::End) | None => {
+                *response.body_mut() = Either::Left(Full::new(whole));
+                return Ok(response);
+            }
         }
     }
 }

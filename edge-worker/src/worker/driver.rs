@@ -431,7 +431,9 @@ pub(super) async fn respond(mut driver: Driver, signal: &AbortSignal) -> worker:
                 }
                 head = Some((status, headers));
             }
-            Some(Emission::Chunk(bytes)) => body = bytes,
+            // An answer that is there at once may still be several chunks: events of a kept answer.
+            Some(Emission::Chunk(bytes)) if body.is_empty() => body = bytes,
+            Some(Emission::Chunk(bytes)) => body.extend(bytes),
             Some(Emission::End) | None => {
                 let (status, headers) = head.unwrap_or((204, Vec::new()));
                 if let Some(request) = driver.request.take() {

@@ -1,11 +1,14 @@
 //! Intents end to end: who answers, as what, and what stands in, on both hosts with one
 //! configuration.
 
+use std::time::Duration;
+
 use futures_util::future::join_all;
 use minigate_tests::{
     client::{Answer, Client, KEY, whole},
     hosts::Host,
     scripted::Seen,
+    until,
     upstream::TOKEN,
 };
 use serde_json::{Value, json};
@@ -109,6 +112,11 @@ async fn send(client: &Client, headers: &[(&str, &str)], body: &Value) -> Answer
     all.extend_from_slice(headers);
     let response = client.send("POST", "/v1/mini/ask", &all, body.to_string()).await;
     whole(response).await
+}
+
+/// Waits for a word in the host's log.
+async fn logged(host: &Host, word: &str) {
+    until(word, Duration::from_secs(10), async || host.output().contains(word)).await;
 }
 
 /// What the scripted Gateway was last asked with that marker.
@@ -244,7 +252,10 @@ async fn a_question_is_asked_once_for_all(scene: Scene) {
         ask("faq", &question.replace('？', "?").to_uppercase().replace("[[UP:SLOW=60]]", "[[up:slow=60]]"));
     again["stream"] = json!(true);
     let all = events(&send(&client, &[], &again).await);
-    assert_eq!((texts(&all, "delta").as_str(), &all[0].1["cached"]), ("七天内可退", &json!(true)));
+    let names: Vec<&str> = all.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["meta", "delta", "done"]);
+    let done = &all[all.len() - 1].1;
+    assert_eq!((texts(&all, "delta").as_str(), &done["cached"]), ("七天内可退", &json!(true)), "{all:?}");
     host.stop().await;
 }
 
@@ -263,8 +274,7 @@ async fn a_value_is_held_against_its_schema(scene: Scene) {
     let text = scene.marker("invalid");
     let bad = send(&client, &[], &ask("extract", &format!(r#"{text} [[up:text={{"id": 7}}]]"#))).await;
     assert_eq!(bad.error(), (502, "answer_invalid".into()), "{}", bad.text);
-    let line = host.output();
-    assert!(line.contains(r#""violations":["#), "{line}");
+    logged(&host, r#""violations":["type at /id"]"#).await;
     let unknown = json!({"intent": "extract", "input": {"text": "x", "schemaName": "nope"}});
     assert_eq!(send(&client, &[], &unknown).await.error(), (400, "schema_unknown".into()));
     host.stop().await;
@@ -308,9 +318,8 @@ async fn a_header_chooses_within_the_list(scene: Scene) {
         let answer = send(&client, &[("x-openclaw-profile", wanted)], &ask("qa", "x")).await;
         assert_eq!(answer.json()["profile"], expected, "{wanted}: {}", answer.text);
     }
-    let output = host.output();
     for reason in [r#""profileIgnored":"dearer""#, r#""profileIgnored":"unknown""#] {
-        assert!(output.contains(reason), "{reason}: {output}");
+        logged(&host, reason).await;
     }
     host.stop().await;
 }
@@ -330,6 +339,7 @@ async fn a_rollout_is_sticky_and_counted(scene: Scene) {
     for version in ["rolling_v1", "rolling_v2"] {
         assert!(versions.contains(&json!(version)), "{versions:?}");
     }
+    logged(&host, r#""event":"rollout""#).await;
     assert_eq!(host.output().matches(r#""event":"rollout""#).count(), 1, "it began, and that is said once");
     host.stop().await;
 }
@@ -367,9 +377,9 @@ async fn a_person_steers_a_rollout(scene: Scene) {
     );
     assert_eq!(rollout["candidate"]["turns"], 6, "{shown}");
     assert_eq!(order("explode").await.error(), (400, "order_unknown".into()));
-    let output = host.output();
     for line in [r#""because":"promote""#, r#""because":"roll_back""#] {
-        assert_eq!(output.matches(line).count(), 1, "{line}: {output}");
+        logged(&host, line).await;
+        assert_eq!(host.output().matches(line).count(), 1, "{line}: {}", host.output());
     }
     let stranger =
         client.send("GET", "/v1/admin/rollouts", &[("authorization", "Bearer x")], String::new()).await;
