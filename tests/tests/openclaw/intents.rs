@@ -1,10 +1,13 @@
 //! The requirements' own configuration files and requests, unedited, before the real OpenClaw on
 //! both hosts; and what of an intent OpenClaw and the model see.
 
+use std::time::Duration;
+
 use minigate_tests::{
     client::{Answer, KEY, whole},
     hosts::Host,
     media::{encode, png},
+    until,
 };
 use serde_json::{Value, json};
 
@@ -58,8 +61,11 @@ pub(crate) async fn the_requirements_ask_is_answered(scene: Scene) {
     assert!(told.contains("You are a concise assistant.\nReturn bullet points only."), "{told}");
     assert!(told.contains("Use at most 6 bullet points."), "{told}");
     assert_eq!(call.body["max_completion_tokens"], 400);
-    let line = host.output();
-    assert!(line.contains(r#""traceId":"1710000123456""#) && line.contains(r#""profile":"summarize_v1""#));
+    let logged = || {
+        let output = host.output();
+        output.contains(r#""traceId":"1710000123456""#) && output.contains(r#""profile":"summarize_v1""#)
+    };
+    until("the line of the request", Duration::from_secs(10), async || logged()).await;
     host.stop().await;
 }
 
