@@ -79,6 +79,8 @@ pub fn serve(module: Option<PathBuf>, config: Vec<PathBuf>, demo: bool) -> Resul
     policy.configure(catalog, &gathered.settings, &gathered.secrets).map_err(problems)?;
     let wechat = policy::wechat_url(&gathered.settings);
     let addresses = if demo {
+        // The demo asks for no token, and the core sends one all the same.
+        gathered.secrets.0.entry("OPENCLAW_GATEWAY_TOKEN".into()).or_insert_with(|| "demo".into());
         Addresses::new(&demo::start()?, wechat, &policy.catalog, &gathered.secrets)?
     } else {
         let url = gathered.settings.get("OPENCLAW_GATEWAY_URL").map(String::as_str).unwrap_or_default();

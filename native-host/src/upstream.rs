@@ -150,9 +150,8 @@ impl Upstream {
             request = request
                 .header(HeaderName::from_bytes(name.as_bytes()).ok()?, HeaderValue::from_str(value).ok()?);
         }
-        if let Some(Credential::Bearer(name)) = &fetch.credential
-            && let Some(secret) = self.addresses.credential(name)
-        {
+        if let Some(Credential::Bearer(name)) = &fetch.credential {
+            let secret = self.addresses.credential(name)?;
             let mut bearer = HeaderValue::from_str(&format!("Bearer {secret}")).ok()?;
             bearer.set_sensitive(true);
             request = request.header(AUTHORIZATION, bearer);
@@ -282,7 +281,10 @@ impl Body for RopeBody {
 
 #[cfg(test)]
 mod tests {
-    use minigate_core::policy::catalog::{Model, ModelKind};
+    use minigate_core::{
+        policy::catalog::{Model, ModelKind},
+        seam::Delivery,
+    };
 
     use super::*;
 
@@ -315,6 +317,36 @@ mod tests {
         assert!(new("https://gateway.example", "t").is_ok());
         assert!(new("http://127.0.0.1 x", "t").is_err());
         assert!(new("http://127.0.0.1", "bad\ntoken").is_err());
+    }
+
+    #[test]
+    fn nothing_is_sent_without_the_credential_that_it_names() {
+        let mut secrets = Secrets::default();
+        secrets.0.insert("OPENCLAW_GATEWAY_TOKEN".into(), "t".into());
+        let addresses =
+            Addresses::new("http://127.0.0.1", "https://wechat.example", &Catalog::default(), &secrets);
+        let upstream = Upstream::new(addresses.expect("valid"), Duration::from_secs(1));
+        let request = |credential| {
+            let fetch = Fetch {
+                id: 1,
+                upstream: OPENCLAW.into(),
+                method: "GET".into(),
+                path: "/".into(),
+                headers: Vec::new(),
+                credential,
+                body: Rope::default(),
+                delivery: Delivery::Whole { limit: 1 },
+                keeps_body: false,
+            };
+            let request = upstream.request(&fetch, RopeBody::default())?;
+            Some(request.headers().get(AUTHORIZATION).map(|value| value.as_bytes().to_vec()))
+        };
+        let bearer = |name: &str| Some(Credential::Bearer(name.into()));
+        assert_eq!(request(None), Some(None));
+        assert_eq!(request(bearer("OPENCLAW_GATEWAY_TOKEN")), Some(Some(b"Bearer t".to_vec())));
+        assert_eq!(request(bearer("LOCAL_KEY")), None);
+        let query = Credential::Query { parameter: "secret".into(), name: "WECHAT_SECRET".into() };
+        assert_eq!(request(Some(query)), None);
     }
 
     #[test]

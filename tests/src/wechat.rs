@@ -461,14 +461,17 @@ impl State {
 
     fn risk_rank(&self, seen: &Seen) -> Result<Value, Fault> {
         let body = self.called(seen)?;
-        if !(body["appid"].is_string() && body["client_ip"].is_string()) {
-            return Err(Errcode(47001));
+        let (appid, client_ip) = (body["appid"].as_str(), body["client_ip"].as_str());
+        let (Some(_), Some(client_ip)) = (appid, client_ip) else { return Err(Errcode(47001)) };
+        if client_ip.is_empty() {
+            return Err(Errcode(44002));
         }
         if body["appid"] != self.appid.as_str() {
             return Err(Errcode(43104));
         }
         let openid = self.check_user(body)?;
-        check_scene(body, 0..=2)?;
+        // 0 registers, 1 takes part in a promotion.
+        check_scene(body, 0..=1)?;
         let digit = openid.split("rank").nth(1).and_then(|rest| rest.chars().next()?.to_digit(10));
         let rank = digit.filter(|rank| *rank <= 4).unwrap_or(0);
         // The spelling is theirs.
@@ -566,6 +569,7 @@ fn message(errcode: i64) -> &'static str {
         45009 => "reach max api daily quota limit",
         45011 => "api minute-quota reach limit, must slower, retry next minute",
         47001 => "data format error",
+        48001 => "api unauthorized",
         61010 => "code is expired",
         87020 => "repeat request limit exceeded",
         _ => "some error",
@@ -978,7 +982,7 @@ mod tests {
         let bench = Bench::start().await;
         for (name, rank) in [("ann", 0), ("rank4", 4), ("bobrank2", 2), ("rank9", 0)] {
             let id = bench.wechat.visit(name);
-            let body = json!({"appid": APPID, "openid": id, "scene": 2, "client_ip": "10.1.2.3"});
+            let body = json!({"appid": APPID, "openid": id, "scene": 1, "client_ip": "10.1.2.3"});
             let value = bench.call(RISK_RANK, &body).await;
             assert_eq!((&value["errcode"], &value["risk_rank"]), (&json!(0), &json!(rank)), "{name}");
         }
@@ -987,7 +991,8 @@ mod tests {
             ("appid", json!("wx1"), 43104),
             ("appid", Value::Null, 47001),
             ("client_ip", Value::Null, 47001),
-            ("scene", json!(3), 40129),
+            ("client_ip", json!(""), 44002),
+            ("scene", json!(2), 40129),
             ("openid", json!("o1"), 40003),
         ] {
             let mut body = json!({"appid": APPID, "openid": id, "scene": 0, "client_ip": "10.1.2.3"});

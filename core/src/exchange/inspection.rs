@@ -7,30 +7,26 @@
 //! nowhere else.
 
 use serde::{Deserialize, Serialize};
-use serde_bytes::ByteBuf;
 
-use super::{Exchange, gates::Caller, pictures::Shown};
+use super::{
+    Exchange,
+    gates::Caller,
+    pictures::Shown,
+    wechat_token::{read_token, text_of},
+};
 use crate::{
     policy::{ContentMode, Policy, StoreFailure},
-    seam::{Delivery, Fetch, Input, Moment, Output, Piece, Rope, WECHAT},
-    state::{Op, Outcome},
+    seam::{Input, Moment, Output, Rope},
+    state::Op,
     wire::{
         failure::{Code, Failure},
-        json,
         picture::Picture,
-        wechat::{
-            access_token::{self, AccessToken},
-            content::{self, CheckFault, Suggest},
-        },
+        wechat::content::{self, CheckFault, Suggest},
     },
 };
 
 /// Milliseconds that the store or WeChat may take for one answer.
 const PATIENCE: u64 = 4_000;
-/// The most bytes of an answer; it is below 2 KB.
-const LONGEST_ANSWER: u64 = 64 * 1024;
-/// The store's cell of the access token.
-const TOKEN_KEY: &str = "wechat:token";
 
 /// A text and pictures on their way through WeChat.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -131,7 +127,7 @@ impl Exchange {
         let mut pieces: Vec<String> = content::pieces(text, content::MAX_CHARS).map(str::to_owned).collect();
         pieces.reverse();
         let id = self.take_id();
-        let ops = vec![(key, Op::Read), (TOKEN_KEY.into(), Op::Read)];
+        let ops = vec![(key, Op::Read), read_token()];
         self.outputs.push_back(Output::Store { id, ops });
         self.timers.check = Some(now.unix_ms + PATIENCE);
         Ok(Some(Box::new(Inspection {
@@ -155,26 +151,19 @@ impl Exchange {
     ) -> Progress {
         let progress = match (inspection.stage, input) {
             (Stage::Store, Input::Stored { id, outcomes }) if *id == inspection.id => {
-                let mut values = outcomes.iter().map(|outcome| match outcome {
-                    Outcome::Value(Some(bytes)) => String::from_utf8(bytes.to_vec()).unwrap_or_default(),
-                    _ => String::new(),
-                });
-                inspection.openid = values.next().unwrap_or_default();
-                inspection.token = values.next().unwrap_or_default();
+                inspection.openid = text_of(outcomes.first());
+                inspection.token = text_of(outcomes.get(1));
                 if inspection.openid.is_empty() {
                     self.unchecked(policy)
                 } else if inspection.token.is_empty() {
-                    self.fetch_token(policy, inspection)
+                    self.fetch_token_for(policy, inspection)
                 } else {
                     self.check_next(policy, inspection, now)
                 }
             }
             (Stage::Token, Input::FetchWhole { id, status, body, .. }) if *id == inspection.id => {
-                match access_token::parse_token(*status, body, now.unix_ms) {
-                    Ok(AccessToken { token, expires_ms }) => {
-                        let value = ByteBuf::from(token.clone().into_bytes());
-                        let ttl_ms = expires_ms.saturating_sub(now.unix_ms);
-                        self.tell(TOKEN_KEY.into(), Op::Write { value, ttl_ms });
+                match self.keep_token(*status, body, now) {
+                    Ok(token) => {
                         inspection.token = token;
                         self.check_next(policy, inspection, now)
                     }
@@ -296,7 +285,7 @@ impl Exchange {
         fault: CheckFault,
     ) -> Option<Progress> {
         let renews = fault == CheckFault::Token && !inspection.renewed;
-        renews.then(|| self.fetch_token(policy, inspection))
+        renews.then(|| self.fetch_token_for(policy, inspection))
     }
 
     /// The next piece goes to WeChat, if there is one; after the last the pictures.
@@ -313,14 +302,11 @@ impl Exchange {
         self.ask_wechat_service(inspection, Stage::Text, path, body)
     }
 
-    fn fetch_token(&mut self, policy: &Policy, inspection: &mut Inspection) -> Progress {
+    fn fetch_token_for(&mut self, policy: &Policy, inspection: &mut Inspection) -> Progress {
         inspection.renewed = inspection.stage != Stage::Store;
-        let appid = json::string(policy.login.appid.as_deref().unwrap_or_default());
-        let mut body = Rope::default();
-        body.push_str(&format!("{{\"grant_type\":\"client_credential\",\"appid\":{appid},\"secret\":\""));
-        body.0.push(Piece::Secret("WECHAT_SECRET".into()));
-        body.push_str("\"}");
-        self.ask_wechat_service(inspection, Stage::Token, "/cgi-bin/stable_token".into(), body)
+        inspection.id = self.fetch_token(policy);
+        inspection.stage = Stage::Token;
+        Progress::Waiting
     }
 
     pub(super) fn ask_wechat_service(
@@ -330,19 +316,8 @@ impl Exchange {
         path: String,
         body: Rope,
     ) -> Progress {
-        inspection.id = self.take_id();
+        inspection.id = self.post_to_wechat(path, body);
         inspection.stage = stage;
-        self.outputs.push_back(Output::Fetch(Fetch {
-            id: inspection.id,
-            upstream: WECHAT.into(),
-            method: "POST".into(),
-            path,
-            headers: vec![("content-type".into(), "application/json".into())],
-            credential: None,
-            body,
-            delivery: Delivery::Whole { limit: LONGEST_ANSWER },
-            keeps_body: false,
-        }));
         Progress::Waiting
     }
 

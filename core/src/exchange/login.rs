@@ -11,10 +11,11 @@ use super::{
     Exchange, Phase,
     gates::{Caller, STORE_PATIENCE, ask_signer, blocked, signer_cell},
     inspection::openid_key,
+    wechat_token::{read_token, text_of},
 };
 use crate::{
     policy::{
-        ContentMode, Policy, StoreFailure, auth, is_role,
+        ContentMode, Policy, RiskMode, StoreFailure, auth, is_role,
         session::{self, Claims},
     },
     seam::{Credential, Delivery, Fetch, FetchFailure, Input, Moment, Output, Rope, WECHAT},
@@ -58,6 +59,15 @@ enum Next {
     KeyRevoked { id: String },
 }
 
+/// A code that WeChat was asked about.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Code2Session {
+    pub(super) fetch_id: u32,
+    pub(super) code_key: String,
+    /// This app's access token, where somebody will be asked with it and the store had one.
+    token: String,
+}
+
 /// The mark of a code.
 fn code_key(policy: &Policy, code: &str) -> String {
     format!("code:{}", auth::person(policy, "code", code))
@@ -98,6 +108,9 @@ impl Exchange {
             (format!("login:{}", self.facts.address(policy)), enter(policy.rates.login, 1)),
             (code_key(policy, &code), Op::Once { ttl_ms: CODE_MEMORY }),
         ]);
+        if policy.login.risk != RiskMode::Off {
+            ops.push(read_token());
+        }
         self.ask_store(ops, Next::Code(code), now);
     }
 
@@ -220,7 +233,7 @@ impl Exchange {
                 self.timers.store = None;
                 match self.refusal(&asked.next, &outcomes) {
                     Some(failure) => self.fail(policy, &failure, now),
-                    None => self.login_goes_on(policy, asked.next, now),
+                    None => self.login_goes_on(policy, asked.next, text_of(outcomes.last()), now),
                 }
             }
             Input::StoreFailed { id } if id == asked.store_id => self.login_store_failed(policy, *asked, now),
@@ -258,15 +271,16 @@ impl Exchange {
         let may_pass = !matches!(asked.next, Next::Revoked { .. } | Next::KeyRevoked { .. });
         if may_pass && policy.store_failure == StoreFailure::Open {
             // WeChat itself refuses a code that was used.
-            return self.login_goes_on(policy, asked.next, now);
+            return self.login_goes_on(policy, asked.next, String::new(), now);
         }
         let failure = Failure::new(Code::StoreUnavailable, "logins cannot be checked now");
         self.fail(policy, &failure.after(5), now);
     }
 
-    fn login_goes_on(&mut self, policy: &Policy, next: Next, now: Moment) {
+    /// `token` is what the store was asked for last: this app's access token, or nothing.
+    fn login_goes_on(&mut self, policy: &Policy, next: Next, token: String, now: Moment) {
         match next {
-            Next::Code(code) => self.ask_wechat(policy, &code, now),
+            Next::Code(code) => self.ask_wechat(policy, &code, token, now),
             Next::Renewal { subject, role, login_s, .. } => {
                 // What the configuration says now goes before what the token says.
                 let listed = policy.login.roles.iter().find(|(person, _)| *person == subject);
@@ -285,7 +299,7 @@ impl Exchange {
         }
     }
 
-    fn ask_wechat(&mut self, policy: &Policy, code: &str, now: Moment) {
+    fn ask_wechat(&mut self, policy: &Policy, code: &str, token: String, now: Moment) {
         let fetch_id = self.take_id();
         let appid = policy.login.appid.as_deref().unwrap_or_default();
         self.outputs.push_back(Output::Fetch(Fetch {
@@ -301,7 +315,8 @@ impl Exchange {
         }));
         self.story.asked_ms = Some(now.unix_ms);
         self.timers.turn = Some(now.unix_ms + WECHAT_PATIENCE);
-        self.phase = Phase::LoginAnswer(fetch_id, code_key(policy, code));
+        let code_key = code_key(policy, code);
+        self.phase = Phase::LoginAnswer(Code2Session { fetch_id, code_key, token });
     }
 
     /// WeChat did not look at the code: the same one may be sent again.
@@ -313,43 +328,49 @@ impl Exchange {
     pub(super) fn in_login_answer(
         &mut self,
         policy: &Policy,
-        (fetch_id, code_key): (u32, String),
+        asked: Code2Session,
         input: &Input<'_>,
         now: Moment,
     ) {
         match input {
-            Input::FetchWhole { id, status, body, .. } if *id == fetch_id => {
+            Input::FetchWhole { id, status, body, .. } if *id == asked.fetch_id => {
                 self.story.upstream_status = Some(*status);
                 self.story.first_ms = Some(now.unix_ms);
                 match wechat::login::identity(*status, body) {
-                    Ok(identity) => {
-                        let subject = auth::person(policy, "wechat", &identity.openid);
-                        let roles = &policy.login.roles;
-                        let role = roles.iter().find(|(person, _)| *person == subject);
-                        let role = role.map(|(_, role)| role.clone()).unwrap_or_default();
-                        if policy.content.mode != ContentMode::Off {
-                            // WeChat checks a text for the person who wrote it.
-                            let value = ByteBuf::from(identity.openid.into_bytes());
-                            let ttl_ms = (policy.login.renewable_s + policy.login.life_s) * 1000;
-                            self.tell(openid_key(&subject), Op::Write { value, ttl_ms });
-                        }
-                        self.issue(policy, subject, role, now.unix_ms / 1000, now);
+                    Ok(identity) if policy.login.risk == RiskMode::Off => {
+                        self.let_in(policy, identity.openid, now);
                     }
+                    Ok(identity) => self.ask_risk(policy, identity.openid, &asked.token, now),
                     Err(failure) if failure.code == Code::WechatUnavailable => {
-                        self.forget_code(policy, code_key, &failure, now);
+                        self.forget_code(policy, asked.code_key, &failure, now);
                     }
                     Err(failure) => self.fail(policy, &failure, now),
                 }
             }
-            Input::FetchFailed { id, failure } if *id == fetch_id => {
+            Input::FetchFailed { id, failure } if *id == asked.fetch_id => {
                 let failure = match failure {
                     FetchFailure::ConnectTimeout => timed_out(),
                     _ => Failure::new(Code::WechatUnavailable, "WeChat cannot be reached").after(2),
                 };
-                self.forget_code(policy, code_key, &failure, now);
+                self.forget_code(policy, asked.code_key, &failure, now);
             }
-            _ => self.phase = Phase::LoginAnswer(fetch_id, code_key),
+            _ => self.phase = Phase::LoginAnswer(asked),
         }
+    }
+
+    /// A token for the person of an openid, which goes no further than here.
+    pub(super) fn let_in(&mut self, policy: &Policy, openid: String, now: Moment) {
+        let subject = auth::person(policy, "wechat", &openid);
+        let roles = &policy.login.roles;
+        let role = roles.iter().find(|(person, _)| *person == subject);
+        let role = role.map(|(_, role)| role.clone()).unwrap_or_default();
+        if policy.content.mode != ContentMode::Off {
+            // WeChat checks a text for the person who wrote it.
+            let value = ByteBuf::from(openid.into_bytes());
+            let ttl_ms = (policy.login.renewable_s + policy.login.life_s) * 1000;
+            self.tell(openid_key(&subject), Op::Write { value, ttl_ms });
+        }
+        self.issue(policy, subject, role, now.unix_ms / 1000, now);
     }
 
     /// A token for a person.

@@ -16,10 +16,12 @@ mod pictures;
 mod pieces;
 mod record;
 mod reply;
+mod risk;
 mod rollouts;
 mod routes;
 mod stream;
 mod wechat;
+mod wechat_token;
 
 use std::collections::VecDeque;
 
@@ -44,7 +46,7 @@ use routes::{Origin, Route};
 use stream::{Refusal, Streaming};
 
 /// The version of the encoded state, its first byte.
-const STATE_VERSION: u8 = 4;
+const STATE_VERSION: u8 = 5;
 
 /// Where an exchange stands. Each variant names what it waits for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -81,7 +83,9 @@ enum Phase {
     /// The time to try again.
     Backoff(Box<Waiting>),
     /// WeChat's answer to a login.
-    LoginAnswer(u32, String),
+    LoginAnswer(login::Code2Session),
+    /// WeChat's opinion of who logs in.
+    LoginRisk(Box<risk::Asked>),
     /// A piece of a picture that WeChat fetches.
     SendPicture(Box<wechat::Sending>),
     /// A message that WeChat pushes.
@@ -349,7 +353,8 @@ impl Exchange {
             Phase::Streaming(turn, streaming) => self.in_stream(policy, turn, streaming, input, now),
             phase @ Phase::Backoff(_) => self.phase = phase,
             Phase::LoginGates(asked) => self.in_login_gates(policy, asked, input, now),
-            Phase::LoginAnswer(id, code) => self.in_login_answer(policy, (id, code), &input, now),
+            Phase::LoginAnswer(asked) => self.in_login_answer(policy, asked, &input, now),
+            Phase::LoginRisk(asked) => self.in_login_risk(policy, asked, &input, now),
             Phase::SendPicture(sending) => self.in_sending(policy, sending, input, now),
             Phase::Push(pushed) => self.in_push(policy, *pushed, input, now),
             Phase::Rollouts(asked) => self.in_rollouts(policy, asked, &input, now),
@@ -409,6 +414,7 @@ impl Exchange {
                 Phase::Streaming(turn, streaming) => {
                     self.stream_check_timed_out(policy, turn, streaming, now)
                 }
+                Phase::LoginRisk(asked) => self.risk_timed_out(policy, *asked, now),
                 phase => {
                     self.timers.check = None;
                     self.phase = phase;
@@ -450,7 +456,9 @@ impl Exchange {
                     Phase::Answer(turn) | Phase::StreamHead(turn) | Phase::StreamRefusal(turn, _) => {
                         self.turn_failed(policy, *turn, &chat::timed_out(), now);
                     }
-                    Phase::LoginAnswer(_, code) => self.forget_code(policy, code, &login::timed_out(), now),
+                    Phase::LoginAnswer(asked) => {
+                        self.forget_code(policy, asked.code_key, &login::timed_out(), now);
+                    }
                     phase => {
                         self.phase = phase;
                         self.fail(policy, &chat::timed_out(), now);
@@ -480,7 +488,9 @@ impl Exchange {
             Phase::Probes(probes) => probes.waiting_fetch(),
             Phase::Gates(waiting) | Phase::Queue(waiting) | Phase::Shared(waiting) => Some(waiting.store_id),
             Phase::Consult(asking) => Some(asking.store_id),
-            Phase::Unauthorized(id, _) | Phase::Door(id, _) | Phase::LoginAnswer(id, _) => Some(*id),
+            Phase::Unauthorized(id, _) | Phase::Door(id, _) => Some(*id),
+            Phase::LoginAnswer(asked) => Some(asked.fetch_id),
+            Phase::LoginRisk(asked) => Some(asked.id),
             Phase::LoginGates(asked) => Some(asked.store_id),
             Phase::SendPicture(sending) => Some(sending.store_id),
             Phase::Push(pushed) => pushed.store_id(),

@@ -69,6 +69,10 @@ pub(super) struct Story {
     /// A text or picture passed or was refused without a check, and why the check failed.
     pub unchecked: bool,
     pub check_failed: Option<Code>,
+    /// How risky WeChat holds who logged in; or why it did not say, and its `errcode`.
+    pub risk_rank: Option<u8>,
+    pub risk_failed: Option<Code>,
+    pub risk_errcode: Option<i64>,
     /// It waited in the upstream's queue.
     pub queued: bool,
     /// The store failed and the request passed all the same.
@@ -126,12 +130,17 @@ impl Story {
         sum.total += usage.total;
     }
 
+    /// An operator must act, though the request went well.
+    fn is_misconfigured(&self) -> bool {
+        [self.check_failed, self.risk_failed].contains(&Some(Code::WechatMisconfigured))
+    }
+
     /// The line, unless the settings do not want it.
     pub(super) fn line(&self, policy: &Policy, facts: &Facts, now: Moment) -> Option<Output> {
         let level = match self.code {
             Some(code) => code.level(),
-            None if self.store_failed || self.check_failed == Some(Code::WechatMisconfigured) => Level::Error,
-            None if self.unchecked => Level::Warn,
+            None if self.store_failed || self.is_misconfigured() => Level::Error,
+            None if self.unchecked || self.risk_failed.is_some() => Level::Warn,
             // A load balancer asks every few seconds.
             None if facts.route.is_operational() => Level::Debug,
             None => Level::Info,
@@ -233,6 +242,15 @@ impl Story {
             if let Some(code) = self.check_failed {
                 put("contentCheck", code.name().into());
             }
+        }
+        if let Some(rank) = self.risk_rank {
+            put("riskRank", rank.into());
+        }
+        if let Some(code) = self.risk_failed {
+            put("riskUnknown", code.name().into());
+        }
+        if let Some(errcode) = self.risk_errcode {
+            put("riskErrcode", errcode.into());
         }
         if self.queued {
             put("queued", true.into());

@@ -13,6 +13,7 @@ mod operations;
 mod pictures;
 #[cfg(not(target_arch = "wasm32"))]
 mod random;
+mod risk;
 mod rollouts;
 mod streams;
 mod upstream;

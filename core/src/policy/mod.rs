@@ -180,6 +180,20 @@ pub struct Login {
     pub roles: Vec<(String, String)>,
     /// Keys of the team's own backend, which may name people itself.
     pub server_keys: Vec<auth::KeyDigest>,
+    /// What WeChat's opinion of a person decides.
+    pub risk: RiskMode,
+}
+
+/// What it means how risky WeChat holds a person who logs in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RiskMode {
+    /// Nothing: WeChat is not asked.
+    #[default]
+    Off,
+    /// Nothing, but what it says is logged.
+    Log,
+    /// Its highest rank does not log in; those below count in the person's abuse score.
+    Enforce,
 }
 
 /// What WeChat's content check decides.

@@ -9,7 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::{
-    ContentMode, Environment, HostFacts, Memory, Origins, Pictures, Policy, Role, StoreFailure,
+    ContentMode, Environment, HostFacts, Memory, Origins, Pictures, Policy, RiskMode, Role, StoreFailure,
     auth::KeyDigest, pictures::is_origin, session::SigningKey,
 };
 use crate::{seam::Level, state::caller::Rate, wire::wechat::push};
@@ -402,6 +402,14 @@ fn read_login(read: &mut Reader<'_>, secrets: &Secrets, source: Option<&str>, po
     if !(url.starts_with("http://") || url.starts_with("https://")) || url.contains(['@', '?', '#']) {
         read.wrong("WECHAT_API_URL", "must begin with http:// or https://, without credentials or a query");
     }
+    login.risk = read.word(
+        "RISK_RANK",
+        &[("off", RiskMode::Off), ("log", RiskMode::Log), ("enforce", RiskMode::Enforce)],
+        RiskMode::Off,
+    );
+    if login.risk != RiskMode::Off && login.appid.is_none() {
+        read.wrong("RISK_RANK", "needs WECHAT_APPID and WECHAT_SECRET: WeChat ranks people who log in by it");
+    }
     policy.content.mode = read.word(
         "CONTENT_CHECK",
         &[("off", ContentMode::Off), ("log", ContentMode::Log), ("enforce", ContentMode::Enforce)],
@@ -552,6 +560,23 @@ mod tests {
                 "FAULT_INJECTION"
             ]
         );
+    }
+
+    #[test]
+    fn a_risk_is_asked_for_where_people_log_in_by_wechat() {
+        let with = |more: &[(&'static str, &'static str)]| {
+            let secrets = [KEYS, &[("WECHAT_SECRET", "s3cret")]].concat();
+            let secrets = if more.len() == 2 { Secrets(map(&secrets)) } else { Secrets(map(KEYS)) };
+            let settings = map(&[&gateway(), more].concat());
+            let policy = Policy::from_settings(&settings, &secrets, HostFacts::default(), false);
+            policy.map(|policy| policy.login.risk).map_err(|errors| errors[0].name.clone())
+        };
+        assert_eq!(with(&[]), Ok(RiskMode::Off));
+        for (word, mode) in [("off", RiskMode::Off), ("log", RiskMode::Log), ("enforce", RiskMode::Enforce)] {
+            assert_eq!(with(&[("WECHAT_APPID", "wx1"), ("RISK_RANK", word)]), Ok(mode));
+        }
+        assert_eq!(with(&[("RISK_RANK", "log")]), Err("RISK_RANK".into()));
+        assert_eq!(with(&[("WECHAT_APPID", "wx1"), ("RISK_RANK", "on")]), Err("RISK_RANK".into()));
     }
 
     #[test]

@@ -92,9 +92,8 @@ pub(super) fn send(
     }
     match &fetch.credential {
         Some(Credential::Bearer(name)) => {
-            if let Some(secret) = addresses.credential(name) {
-                headers.set("authorization", &format!("Bearer {secret}"))?;
-            }
+            let secret = addresses.credential(name).ok_or("a credential that is not known")?;
+            headers.set("authorization", &format!("Bearer {secret}"))?;
         }
         Some(Credential::Query { parameter, name }) => {
             let secret = addresses.credential(name).ok_or("a credential that is not known")?;

@@ -7,9 +7,9 @@ use std::time::{Duration, SystemTime};
 use minigate_core::policy::session::{self, Claims, SigningKey};
 use minigate_tests::{
     client::{Answer, Client, KEY, say, whole},
-    hosts::Kind,
+    hosts::{Host, Kind},
     upstream::TOKEN,
-    wechat::{CANARIES, LOGIN, openid},
+    wechat::{CANARIES, Fault, LOGIN, RISK_RANK, STABLE_TOKEN, Wechat, openid},
 };
 use serde_json::{Value, json};
 
@@ -34,6 +34,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         a_key_is_revoked_while_the_host_runs,
         logins_of_an_address_are_limited,
         without_settings_there_is_no_login,
+        a_risky_person_is_kept_out_or_slowed,
         nothing_secret_is_written,
     ]
 }
@@ -542,6 +543,94 @@ async fn without_settings_there_is_no_login(scene: Scene) {
             let answer = post(&client, path, Some(key), &json!({"userId": "u"})).await;
             assert_eq!(answer.error(), (401, "unauthorized".to_owned()), "{path}");
         }
+    }
+}
+
+/// A login at a host, and its line in the log.
+async fn logged(host: &Host, kind: Kind, code: &str) -> (Answer, Value) {
+    let trace = format!("risk-{}", code.replace('~', "-"));
+    let headers = [
+        ("content-type", "application/json"),
+        ("x-trace-id", trace.as_str()),
+        (address(kind), "203.0.113.7"),
+    ];
+    let body = json!({"code": code}).to_string();
+    let answer = whole(Client::new(&host.url).send("POST", "/v1/mini/login", &headers, body).await).await;
+    let line = || host.records().into_iter().find(|record| record["traceId"] == trace.as_str());
+    minigate_tests::until("the line", Duration::from_secs(10), async || line().is_some()).await;
+    (answer, line().expect("it was there"))
+}
+
+async fn a_risky_person_is_kept_out_or_slowed(scene: Scene) {
+    // Its own, which can be made to fail.
+    let wechat = Wechat::start(APPID, APP_SECRET).await;
+    let start = async |mode| {
+        let mut settings = settings("0", SECRETS);
+        settings.retain(|(name, _)| *name != "RATE_LIMIT_PER_MINUTE");
+        settings.extend([
+            ("WECHAT_API_URL", wechat.url()),
+            ("OPENCLAW_GATEWAY_URL", scene.upstream().url.as_str()),
+            ("OPENCLAW_GATEWAY_TOKEN", TOKEN),
+            ("API_KEY", KEY),
+            ("RATE_LIMIT_PER_MINUTE", "60"),
+            ("RISK_RANK", mode),
+        ]);
+        Host::start(scene.kind, &settings).await
+    };
+    let host = start("enforce").await;
+    let (refused, line) = logged(&host, scene.kind, "good-rank4").await;
+    assert_eq!(refused.error(), (403, "login_blocked".to_owned()), "{}", refused.text);
+    assert_eq!((&line["riskRank"], &line["status"]), (&json!(4), &json!(403)));
+    let seen = wechat.requests_to(RISK_RANK).pop().expect("it was asked");
+    let expected =
+        json!({"appid": APPID, "openid": openid("rank4"), "scene": 0, "client_ip": "203.0.113.7"});
+    assert_eq!((seen.method.as_str(), &seen.body), ("POST", &expected));
+
+    let mut left = Vec::new();
+    for rank in ["rank1", "rank2"] {
+        let (answer, line) = logged(&host, scene.kind, &format!("good-{rank}")).await;
+        assert_eq!(format!("rank{}", line["riskRank"]), rank);
+        let answer = chat(&Client::new(&host.url), &token(&answer), &scene.marker(rank)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        left.push(answer.header("ratelimit-remaining").parse::<u32>().expect("a number"));
+    }
+    assert_eq!(left[0] - left[1], 3, "a slowed person's request costs four times as much");
+    assert_eq!(wechat.count(STABLE_TOKEN), 1, "the token is kept");
+
+    // Whatever goes wrong, the login goes on.
+    for (index, (fault, code)) in [
+        (Fault::Errcode(48001), "wechat_misconfigured"),
+        (Fault::Http(502), "wechat_unavailable"),
+        (Fault::Hang, "wechat_unavailable"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        wechat.set_fault(RISK_RANK, fault);
+        let (answer, line) = logged(&host, scene.kind, &format!("good-rank4~{index}")).await;
+        token(&answer);
+        assert_eq!((&line["riskUnknown"], &line["riskRank"]), (&json!(code), &Value::Null), "{fault:?}");
+    }
+    wechat.recover();
+    // A token that another host made void is fetched anew.
+    wechat.expire_token();
+    let (refused, _) = logged(&host, scene.kind, "good-rank4~void").await;
+    assert_eq!(refused.status, 403, "{}", refused.text);
+    assert_eq!(wechat.count(STABLE_TOKEN), 2);
+
+    let logs = start("log").await;
+    let (answer, line) = logged(&logs, scene.kind, "good-rank4~log").await;
+    token(&answer);
+    assert_eq!(line["riskRank"], 4);
+    let asked = wechat.count(RISK_RANK);
+    let off = start("off").await;
+    let (answer, line) = logged(&off, scene.kind, "good-rank4~off").await;
+    token(&answer);
+    assert_eq!((&line["riskRank"], wechat.count(RISK_RANK)), (&Value::Null, asked));
+    for host in [host, logs, off] {
+        let output = host.output();
+        assert!(CANARIES.iter().all(|canary| !output.contains(canary)), "{output}");
+        host.stop().await;
     }
 }
 

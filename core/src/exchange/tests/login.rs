@@ -19,10 +19,10 @@ use crate::{
     seam::{Credential, FetchFailure, RequestHead},
 };
 
-const OPENID: &str = "oCANARY_openid";
+pub(super) const OPENID: &str = "oCANARY_openid";
 const SESSION_KEY: &str = "SESSIONKEYCANARY==";
 
-fn policy() -> Policy {
+pub(super) fn policy() -> Policy {
     let mut policy = guarded();
     policy.login.appid = Some("wx0123".into());
     policy.login.keys = vec![SigningKey::derive(b"the new secret"), SigningKey::derive(b"the old secret")];
@@ -31,7 +31,7 @@ fn policy() -> Policy {
     policy
 }
 
-fn post(path: &str, bearer: Option<&str>) -> RequestHead {
+pub(super) fn post(path: &str, bearer: Option<&str>) -> RequestHead {
     let mut head = RequestHead { path: path.into(), ..chat_head() };
     head.headers.retain(|(name, _)| name != "x-api-key");
     head.headers.extend(bearer.map(|token| ("authorization".into(), format!("Bearer {token}"))));
@@ -39,7 +39,7 @@ fn post(path: &str, bearer: Option<&str>) -> RequestHead {
 }
 
 /// A request at some time, up to the end or WeChat.
-fn request(
+pub(super) fn request(
     policy: &Policy,
     (path, bearer): (&str, Option<&str>),
     body: &Value,
@@ -55,11 +55,11 @@ fn request(
     world
 }
 
-fn login(policy: &Policy, code: &str, now: u64, store: BTreeMap<String, Vec<u8>>) -> World {
+pub(super) fn login(policy: &Policy, code: &str, now: u64, store: BTreeMap<String, Vec<u8>>) -> World {
     request(policy, ("/v1/mini/login", None), &json!({"code": code}), now, store)
 }
 
-fn identity() -> String {
+pub(super) fn identity() -> String {
     json!({"openid": OPENID, "session_key": SESSION_KEY}).to_string()
 }
 

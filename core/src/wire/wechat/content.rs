@@ -161,8 +161,8 @@ impl Answer {
     }
 }
 
-/// What an `errcode` means here; `None` is no error. From WeChat's documentation of the call.
-fn fault(errcode: Option<i64>) -> Option<CheckFault> {
+/// What an `errcode` means here; `None` is no error. From WeChat's documentation of the calls.
+pub(super) fn fault(errcode: Option<i64>) -> Option<CheckFault> {
     Some(match errcode? {
         0 => return None,
         code if is_token_error(code) => CheckFault::Token,

@@ -93,6 +93,11 @@ pub(crate) fn identity(status: u16, body: &[u8]) -> Result<Identity, Failure> {
     }
 }
 
+/// WeChat holds the person for too risky to come in.
+pub(crate) fn risky() -> Failure {
+    Failure::new(Code::LoginBlocked, "WeChat holds this account for risky")
+}
+
 /// What each `errcode` means for the client. From WeChat's documentation of the call.
 fn refused(errcode: Option<i64>) -> Failure {
     match errcode {
@@ -104,7 +109,7 @@ fn refused(errcode: Option<i64>) -> Failure {
         Some(40163) => {
             Failure::new(Code::LoginCodeUsed, "this code was used before; call wx.login for each login")
         }
-        Some(40226) => Failure::new(Code::LoginBlocked, "WeChat holds this account for risky"),
+        Some(40226) => risky(),
         Some(45011) => {
             Failure::new(Code::RateLimited, "this user logs in too often for WeChat").after(RATE_WINDOW_S)
         }

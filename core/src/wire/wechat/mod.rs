@@ -1,5 +1,5 @@
 //! What WeChat's servers are asked and what they answer: login, access tokens, content
-//! checks.
+//! checks, a person's risk.
 //!
 //! WeChat answers nearly everything with status 200; what happened is in `errcode`. Its
 //! `errmsg` is never read: it repeats our address, our app id and digits of our secret.
@@ -17,6 +17,7 @@ pub(crate) mod access_token;
 pub(crate) mod content;
 pub(crate) mod login;
 pub(crate) mod push;
+pub(crate) mod risk;
 
 /// WeChat's servers failed, or answered something else than what is documented.
 fn unavailable() -> Failure {
