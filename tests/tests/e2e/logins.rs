@@ -582,8 +582,7 @@ async fn a_risky_person_is_kept_out_or_slowed(scene: Scene) {
     assert_eq!(refused.error(), (403, "login_blocked".to_owned()), "{}", refused.text);
     assert_eq!((&line["riskRank"], &line["status"]), (&json!(4), &json!(403)));
     let seen = wechat.requests_to(RISK_RANK).pop().expect("it was asked");
-    let expected =
-        json!({"appid": APPID, "openid": openid("rank4"), "scene": 0, "client_ip": "203.0.113.7"});
+    let expected = json!({"appid": APPID, "openid": openid("rank4"), "scene": 0, "client_ip": "203.0.113.7"});
     assert_eq!((seen.method.as_str(), &seen.body), ("POST", &expected));
 
     let mut left = Vec::new();
