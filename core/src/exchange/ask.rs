@@ -79,7 +79,7 @@ pub(super) struct Plan {
     fell_back: bool,
     /// An answer that was not accepted, and what the model is told about it.
     pub(super) repair: Option<(String, String)>,
-    /// A draft was shown: when nothing better comes it is the answer.
+    /// A draft was streamed: when nothing better comes it is the answer.
     pub(super) drafted: bool,
 }
 
@@ -361,9 +361,8 @@ impl Exchange {
         let cache = self.shelf(policy, &intent, profile, &input);
         let json = profile.json || profile.schema.is_some() || input.schema.is_some();
         // A value is shown when it has been checked: there is nothing to draft.
-        let drafts = stream && !json && profile.draft.is_some();
         let allowed = |name: &&str| catalog.allows(policy.environment, name);
-        let draft = profile.draft.as_deref().filter(|_| drafts).filter(allowed);
+        let draft = profile.draft.as_deref().filter(|_| !json).filter(allowed);
         let first = draft.and_then(|name| catalog.profile(name));
         let drafts = first.is_some();
         let first = first.unwrap_or(profile);

@@ -142,6 +142,7 @@ impl Exchange {
         let by_key = !matches!(self.facts.caller, Caller::Session { .. });
         let rate = match self.facts.route {
             Route::Chat | Route::Ask => policy.rates.address,
+            Route::Turn => None,
             route if route.is_operators() => None,
             _ => return None,
         };
@@ -653,6 +654,8 @@ impl Exchange {
         let points = match code {
             // Counted where it is found.
             Code::Unauthorized | Code::TokenInvalid | Code::TokenExpired => return,
+            // Whoever looks too late for a turn is no abuser, and no id can be guessed.
+            Code::TurnUnknown => return,
             Code::LoginCodeInvalid | Code::LoginCodeUsed => LOGIN_POINTS,
             _ if code.is_clients_mistake() => INVALID_POINTS,
             _ => return,

@@ -20,6 +20,7 @@ mod risk;
 mod rollouts;
 mod routes;
 mod stream;
+mod turns;
 mod wechat;
 mod wechat_token;
 
@@ -90,6 +91,10 @@ enum Phase {
     SendPicture(Box<wechat::Sending>),
     /// A message that WeChat pushes.
     Push(Box<wechat::Pushed>),
+    /// The mark of a turn whose draft is shown as soon as it is there.
+    Draft(Box<turns::Draft>),
+    /// How a turn stands.
+    Turn(u32),
     /// How rollouts stand, after an order or without one.
     Rollouts(Box<rollouts::Asked>),
     /// The two probes of `/readyz`.
@@ -123,6 +128,8 @@ struct Facts {
     wanted_profile: Option<String>,
     /// Stands for this request in the upstream's queue.
     ticket: u64,
+    /// The turn that is asked about.
+    turn: Option<String>,
 }
 
 /// The times at which something must happen, in milliseconds since 1970.
@@ -324,6 +331,7 @@ impl Exchange {
                 self.outputs.push_back(Output::ReadBody { limit: self.facts.route.body_limit(policy) });
             }
             Route::Rollouts => self.show_rollouts(policy, now),
+            Route::Turn => self.look_for_turn(policy, now),
             Route::Health => self.respond_json(policy, 200, r#"{"status":"live"}"#.into(), now),
             Route::Version => self.respond_json(policy, 200, operations::version(policy), now),
             Route::Ready => self.probe(policy, now),
@@ -357,6 +365,8 @@ impl Exchange {
             Phase::LoginRisk(asked) => self.in_login_risk(policy, asked, &input, now),
             Phase::SendPicture(sending) => self.in_sending(policy, sending, input, now),
             Phase::Push(pushed) => self.in_push(policy, *pushed, input, now),
+            Phase::Draft(draft) => self.in_draft(policy, draft, &input, now),
+            Phase::Turn(id) => self.in_turn(policy, id, &input, now),
             Phase::Rollouts(asked) => self.in_rollouts(policy, asked, &input, now),
             Phase::Probes(probes) => self.in_probes(policy, probes, input, now),
             Phase::Done => {}
@@ -364,7 +374,8 @@ impl Exchange {
     }
 
     fn client_gone(&mut self, policy: &Policy, now: Moment) {
-        if self.is_done() {
+        // Who has the end of a draft may go; the real answer is kept.
+        if self.is_done() || self.story.drafted {
             return;
         }
         self.cancel();
@@ -431,6 +442,8 @@ impl Exchange {
                     Phase::LoginGates(asked) => self.login_store_failed(policy, *asked, now),
                     Phase::SendPicture(sending) => self.piece_failed(policy, &sending, now),
                     Phase::Push(_) => self.push_done(policy, true, now),
+                    Phase::Draft(draft) => self.drop_draft(policy, *draft, now),
+                    Phase::Turn(_) => self.turn_not_read(policy, now),
                     Phase::Rollouts(_) => self.rollouts_store_failed(policy, now),
                     phase => self.phase = phase,
                 }
@@ -491,6 +504,8 @@ impl Exchange {
             Phase::Unauthorized(id, _) | Phase::Door(id, _) => Some(*id),
             Phase::LoginAnswer(asked) => Some(asked.fetch_id),
             Phase::LoginRisk(asked) => Some(asked.id),
+            Phase::Draft(draft) => Some(draft.store_id),
+            Phase::Turn(id) => Some(*id),
             Phase::LoginGates(asked) => Some(asked.store_id),
             Phase::SendPicture(sending) => Some(sending.store_id),
             Phase::Push(pushed) => pushed.store_id(),
@@ -561,9 +576,18 @@ impl Exchange {
         body: String,
         now: Moment,
     ) {
+        if self.story.drafted {
+            return self.keep_turn(policy, body, now);
+        }
+        self.send_json(status, extra, body);
+        self.finish(policy, now);
+    }
+
+    /// A whole response with a JSON body, which need not be the end of the exchange.
+    fn send_json(&mut self, status: u16, extra: Vec<(String, String)>, body: String) {
         let mut headers = vec![("content-type".into(), "application/json; charset=utf-8".into())];
         headers.extend(extra);
-        self.respond_with(policy, status, headers, ByteBuf::from(body.into_bytes()), now);
+        self.send_whole(status, headers, ByteBuf::from(body.into_bytes()));
     }
 
     /// A whole response; its type is among the headers.
@@ -571,10 +595,15 @@ impl Exchange {
         &mut self,
         policy: &Policy,
         status: u16,
-        mut extra: Vec<(String, String)>,
+        extra: Vec<(String, String)>,
         body: ByteBuf,
         now: Moment,
     ) {
+        self.send_whole(status, extra, body);
+        self.finish(policy, now);
+    }
+
+    fn send_whole(&mut self, status: u16, mut extra: Vec<(String, String)>, body: ByteBuf) {
         let mut headers = self.common_headers();
         // In the order in which they always were.
         extra.insert(1, ("content-length".into(), body.len().to_string()));
@@ -585,7 +614,6 @@ impl Exchange {
             self.outputs.push_back(Output::Chunk(body));
         }
         self.outputs.push_back(Output::End);
-        self.finish(policy, now);
     }
 
     fn respond_empty(&mut self, policy: &Policy, status: u16, extra: Vec<(String, String)>, now: Moment) {

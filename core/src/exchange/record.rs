@@ -79,6 +79,8 @@ pub(super) struct Story {
     pub store_failed: bool,
     /// It was answered from what is kept: `curated` or `kept`.
     pub cached: bool,
+    /// A draft was the whole answer; what comes after it is kept.
+    pub drafted: bool,
     /// What was wrong with an answer that was asked for again: keywords and places of its schema.
     pub violations: Vec<String>,
     /// What was said, redacted, where it may be logged at all.
@@ -199,6 +201,9 @@ impl Story {
         }
         if self.cached {
             put("cached", true.into());
+        }
+        if self.drafted {
+            put("drafted", true.into());
         }
         if !self.violations.is_empty() {
             put("violations", self.violations.iter().map(|text| Value::from(text.as_str())).collect());

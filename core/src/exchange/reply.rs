@@ -64,7 +64,17 @@ impl Exchange {
     }
 
     /// An answer that may be shown goes to the client.
-    pub(super) fn give_mini(&mut self, policy: &Policy, turn: Box<Turn>, answer: &Answer, now: Moment) {
+    pub(super) fn give_mini(&mut self, policy: &Policy, mut turn: Box<Turn>, answer: &Answer, now: Moment) {
+        if let Voice::Mini(plan) = &mut turn.voice
+            && plan.part == Part::Draft
+        {
+            if !self.is_too_late(now) {
+                return self.mark_turn(*turn, answer.clone(), now);
+            }
+            // The draft is all that there will be.
+            plan.reply.profile.clone_from(&plan.profile);
+            plan.reply.degraded = true;
+        }
         let usage = self.story.usage.unwrap_or(answer.usage);
         self.keep(policy, &turn, answer);
         self.give(policy, turn, Answer { usage, ..answer.clone() }, now);

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Facts, gates::Caller};
+use super::{Facts, gates::Caller, turns};
 use crate::{
     policy::{
         Origins, Policy, auth,
@@ -31,6 +31,8 @@ pub(super) enum Route {
     Chat,
     /// An intent.
     Ask,
+    /// What has become of an intent whose draft was given.
+    Turn,
     /// A code of `wx.login` for a token.
     Login,
     /// A token for a newer one.
@@ -64,6 +66,7 @@ impl Route {
             "/v1/admin/sessions/revoke" => Self::Revoke,
             "/v1/wechat/push" => Self::Push,
             path if path.starts_with(picture::PREFIX) => Self::Picture,
+            path if path.starts_with(turns::PATH) => Self::Turn,
             "/v1/admin/rollouts" if method == "POST" => Self::Steer,
             "/v1/admin/rollouts" => Self::Rollouts,
             "/healthz" => Self::Health,
@@ -78,6 +81,7 @@ impl Route {
         match self {
             Self::Chat => "/api/chat",
             Self::Ask => "/v1/mini/ask",
+            Self::Turn => "/v1/mini/turns",
             Self::Login => "/v1/mini/login",
             Self::Renew => "/v1/mini/token/renew",
             Self::Token => "/v1/mini/token",
@@ -120,6 +124,7 @@ impl Route {
         match self {
             Self::Chat | Self::Ask | Self::Login | Self::Renew | Self::Token | Self::Revoke => "POST",
             Self::Rollouts | Self::Steer | Self::Push => "GET, POST",
+            Self::Turn => "GET",
             Self::Picture | Self::Health | Self::Ready | Self::Version => "GET, HEAD",
             Self::Unknown => "",
         }
@@ -181,6 +186,7 @@ pub(super) fn facts(policy: &Policy, head: &RequestHead, now: Moment) -> Facts {
         caller: Caller::Anyone,
         restricted: false,
         ticket: ticket(now),
+        turn: turns::named(&head.path),
     }
 }
 
@@ -294,7 +300,7 @@ fn caller(policy: &Policy, route: Route, presented: Option<&str>, now: Moment) -
             .ok_or(Rejected { failure: Failure::new(Code::Unauthorized, message), guessed: true })
     };
     match route {
-        Route::Chat | Route::Ask => chat_caller(policy, presented, now),
+        Route::Chat | Route::Ask | Route::Turn => chat_caller(policy, presented, now),
         Route::Renew => session_caller(policy, presented.unwrap_or_default(), true, now),
         Route::Token => only(&policy.login.server_keys, "SERVER_KEY"),
         Route::Revoke => only(&policy.admin_keys, "ADMIN_KEY"),

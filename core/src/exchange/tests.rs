@@ -16,5 +16,6 @@ mod random;
 mod risk;
 mod rollouts;
 mod streams;
+mod turns;
 mod upstream;
 mod world;

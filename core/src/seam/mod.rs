@@ -153,7 +153,7 @@ pub enum Input<'a> {
     },
     /// The time of the last [`Output::Deadline`] has come.
     Deadline,
-    /// The client closed its connection.
+    /// The client closed its connection before the [end](Output::End) of its answer.
     ClientGone,
 }
 
@@ -249,7 +249,10 @@ pub enum Output {
     },
     /// Send these bytes now.
     Chunk(ByteBuf),
-    /// The answer is complete.
+    /// The answer is complete. Mostly [`Output::Done`] follows in the same drain. Where it does not,
+    /// the exchange goes on without its client: the host drives it on to its end, gives no
+    /// [`Input::ClientGone`] any more, and there will be no more [`Output::Head`] and no
+    /// [`Output::Chunk`].
     End,
     /// Write one line of JSON, complete and redacted, to the log.
     Record {

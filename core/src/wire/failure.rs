@@ -84,6 +84,8 @@ codes! {
     InputTooLong = "input_too_long", 413, Client, false;
     /// Not a schema of the configuration.
     SchemaUnknown = "schema_unknown", 400, Client, false;
+    /// No turn of this caller's has that id, or not any more.
+    TurnUnknown = "turn_unknown", 404, Client, false;
     /// No rollout of the configuration is the intent's.
     RolloutUnknown = "rollout_unknown", 404, Client, false;
     /// Not an order that a rollout takes.

@@ -31,6 +31,8 @@ pub(crate) struct Reply {
     pub cached: bool,
     /// It is less than was asked for.
     pub degraded: bool,
+    /// A better one will follow, elsewhere.
+    pub draft: bool,
     /// Whether all that is not ASCII is escaped: some phones cut chunks within a character.
     pub ascii: bool,
     /// How many events were written.
@@ -140,6 +142,9 @@ impl Reply {
             self.degraded,
             serde_json::to_string(links).unwrap_or_else(|_| "[]".into()),
         );
+        if self.draft {
+            out.push_str(",\"draft\":true");
+        }
         Warning::push_list(&self.warnings, out);
     }
 

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::{
+    ask::configured,
+    turns::drafted,
     upstream::{
         DONE, chunk_finish, chunk_text, completion, completion_stream, error, picture, question,
         response_failed, response_stream, response_text,
@@ -155,6 +157,30 @@ proptest! {
         prop_assert_eq!(world.records.len(), 1);
         // Without a client's leaving there is an answer.
         prop_assert!(world.ended || world.record()["clientGone"] == true);
+    }
+
+    /// Also one that goes on without its client.
+    #[test]
+    fn a_turn_that_goes_on_ends_too(acts in proptest::collection::vec(any::<Act>(), 0..12), slots in any::<bool>()) {
+        let mut policy = configured();
+        if slots {
+            policy.admission = guarded().admission;
+        }
+        let mut world = drafted(policy);
+        let answer = world.text();
+        for each in acts {
+            act(&mut world, each);
+        }
+        let mut deadlines = 0;
+        while !world.done {
+            prop_assert!(deadlines < MOST_DEADLINES, "still waiting: {:?}", world.deadline);
+            world.wait();
+            deadlines += 1;
+        }
+        prop_assert_eq!(world.text(), answer);
+        prop_assert_eq!(&world.record()["drafted"], &json!(true));
+        let kept = world.told.iter().filter(|(key, _)| key.starts_with("turn:")).count();
+        prop_assert_eq!(kept, 1);
     }
 
     /// The right inputs in the right order, with any others in between that are not meant
