@@ -2,7 +2,8 @@
 //!
 //! It is pulled by the client: while the client does not read, nothing is read from the
 //! upstream. When it goes away the driver is dropped, and with it every connection that it
-//! holds, which makes OpenClaw abort the run.
+//! holds, which makes OpenClaw abort the run. An exchange that goes on after the end of its answer
+//! becomes a task of its own.
 
 use std::{
     cell::RefCell,
@@ -49,6 +50,8 @@ pub(crate) struct Worker {
     pub(crate) store: Store,
     /// Operations that nobody waits for.
     pub(crate) told: mpsc::UnboundedSender<Told>,
+    /// Exchanges that go on after the end of their answers.
+    pub(crate) going_on: RefCell<JoinSet<()>>,
     pub(crate) policy: Arc<Policy>,
 }
 
@@ -125,6 +128,7 @@ pub(crate) struct Driver {
     deadline: Option<Pin<Box<Sleep>>>,
     emissions: VecDeque<Emission>,
     head_sent: bool,
+    ended: bool,
     done: bool,
 }
 
@@ -150,6 +154,7 @@ impl Driver {
             deadline: None,
             emissions: VecDeque::new(),
             head_sent: false,
+            ended: false,
             done: false,
         };
         driver.take(reply.map_err(|broken| broken.0));
@@ -168,6 +173,17 @@ impl Driver {
             let event = poll_fn(|context| self.poll_event(context)).await;
             self.handle(event);
         }
+    }
+
+    /// The client has its whole answer. An exchange that is not over goes on without it.
+    pub(crate) fn leave(mut self) {
+        if self.done {
+            return;
+        }
+        let worker = Rc::clone(&self.worker);
+        let mut going_on = worker.going_on.borrow_mut();
+        while going_on.try_join_next().is_some() {}
+        going_on.spawn_local(async move { while self.next().await.is_some() {} });
     }
 
     /// Whether all of the answer is there, to be sent in one piece.
@@ -311,7 +327,10 @@ impl Driver {
                 self.emissions.push_back(Emission::Head { status, headers });
             }
             Output::Chunk(bytes) => self.emissions.push_back(Emission::Chunk(bytes.into_vec().into())),
-            Output::End => self.emissions.push_back(Emission::End),
+            Output::End => {
+                self.ended = true;
+                self.emissions.push_back(Emission::End);
+            }
             Output::Record { line, .. } => journal::line(&line),
             Output::Deadline { at_ms, .. } => {
                 let at = Instant::from_std(self.clock.instant(at_ms));
@@ -358,7 +377,7 @@ const DISCARD_BYTES: usize = 64 * 1024 * 1024;
 impl Drop for Driver {
     /// Dropped before its end: the client has gone.
     fn drop(&mut self) {
-        if !self.done {
+        if !self.done && !self.ended {
             self.waiting.clear();
             self.step(Input::ClientGone, &[]);
         }

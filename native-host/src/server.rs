@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     convert::Infallible,
-    future::Future,
+    future::{Future, poll_fn},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::PathBuf,
     rc::Rc,
@@ -32,7 +32,7 @@ use minigate_core::{
 use tokio::{
     signal::unix::SignalKind,
     sync::{mpsc, oneshot, watch},
-    task::LocalSet,
+    task::{JoinSet, LocalSet},
 };
 
 use crate::{
@@ -200,6 +200,7 @@ fn work(shared: &Shared, listener: TcpListener, stopped: watch::Receiver<bool>) 
             upstream: Upstream::new(shared.addresses.clone(), connect_timeout),
             store: shared.store.separate(),
             told: tell.clone(),
+            going_on: RefCell::new(JoinSet::new()),
             policy: Arc::clone(&shared.policy),
         });
         tokio::task::spawn_local(apply_told(Rc::clone(&worker), told));
@@ -241,7 +242,11 @@ async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener, mut stopp
         tokio::task::spawn_local(async move { drop(connection.await) });
     }
     drop(listener);
-    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
+    let all = async {
+        graceful.shutdown().await;
+        while poll_fn(|context| worker.going_on.borrow_mut().poll_join_next(context)).await.is_some() {}
+    };
+    if tokio::time::timeout(DRAIN, all).await.is_err() {
         journal::event("warn", "drain_timed_out", &[]);
     }
 }
@@ -290,6 +295,7 @@ async fn answer(
             Some(Emission::Chunk(bytes)) if whole.is_empty() => whole = bytes,
             Some(Emission::Chunk(bytes)) => whole = [whole, bytes].concat().into(),
             Some(Emission::End) | None => {
+                driver.leave();
                 *response.body_mut() = Either::Left(Full::new(whole));
                 return Ok(response);
             }
@@ -309,7 +315,10 @@ fn stream(driver: Driver) -> LocalBoxStream<'static, Result<Frame<Bytes>, Infall
     unfold(driver, |mut driver| async move {
         match driver.next().await {
             Some(Emission::Chunk(bytes)) => Some((Ok(Frame::data(bytes)), driver)),
-            Some(Emission::Head { .. } | Emission::End) | None => None,
+            Some(Emission::Head { .. } | Emission::End) | None => {
+                driver.leave();
+                None
+            }
         }
     })
     .boxed_local()

@@ -1,7 +1,8 @@
 //! Drives one exchange: the run loop of the core's documentation.
 //!
 //! It is pulled by the client: while the client does not read, nothing is read from the
-//! upstream. When it goes away the driver is dropped, and with it every fetch that it holds.
+//! upstream. When it goes away the driver is dropped, and with it every fetch that it holds. An
+//! exchange that goes on after the end of its answer is one that the platform waits for.
 
 use std::{
     collections::VecDeque,
@@ -82,6 +83,7 @@ pub(super) struct Driver {
     deadline: Option<(u64, LocalBoxFuture<'static, Event>)>,
     emissions: VecDeque<Emission>,
     head_sent: bool,
+    ended: bool,
     done: bool,
 }
 
@@ -121,6 +123,7 @@ impl Driver {
             deadline: None,
             emissions: VecDeque::new(),
             head_sent: false,
+            ended: false,
             done: false,
         };
         match made {
@@ -145,6 +148,15 @@ impl Driver {
             let event = poll_fn(|context| self.poll_event(context)).await;
             self.handle(event);
         }
+    }
+
+    /// The client has its whole answer. An exchange that is not over goes on without it.
+    fn leave(mut self) {
+        if self.done {
+            return;
+        }
+        let context = Rc::clone(&self.context);
+        context.wait_until(async move { while self.next().await.is_some() {} });
     }
 
     /// Whether all of the answer is there, to be sent in one piece.
@@ -269,7 +281,10 @@ impl Driver {
                 self.emissions.push_back(Emission::Head { status, headers });
             }
             Output::Chunk(bytes) => self.emissions.push_back(Emission::Chunk(bytes.into_vec())),
-            Output::End => self.emissions.push_back(Emission::End),
+            Output::End => {
+                self.ended = true;
+                self.emissions.push_back(Emission::End);
+            }
             Output::Record { level: Level::Error, line } => worker::console_error!("{line}"),
             Output::Record { line, .. } => worker::console_log!("{line}"),
             Output::Deadline { at_ms, .. } => {
@@ -318,7 +333,7 @@ impl Driver {
 impl Drop for Driver {
     /// Dropped before its end: the client has gone.
     fn drop(&mut self) {
-        if !self.done {
+        if !self.done && !self.ended {
             self.waiting.clear();
             self.step(Input::ClientGone);
         }
@@ -439,6 +454,7 @@ pub(super) async fn respond(mut driver: Driver, signal: &AbortSignal) -> worker:
                 if let Some(request) = driver.request.take() {
                     discard_unread(request, driver.head.content_length).await;
                 }
+                driver.leave();
                 return whole(status, &headers, &body);
             }
         }
@@ -482,7 +498,10 @@ fn stream(driver: Driver, status: u16, headers: &[(String, String)]) -> worker::
     let chunks = unfold(driver, |mut driver| async move {
         match driver.next().await {
             Some(Emission::Chunk(bytes)) => Some((Ok::<_, worker::Error>(bytes), driver)),
-            Some(Emission::Head { .. } | Emission::End) | None => None,
+            Some(Emission::Head { .. } | Emission::End) | None => {
+                driver.leave();
+                None
+            }
         }
     });
     let response: Response = worker::Response::from_stream(chunks)?.into();

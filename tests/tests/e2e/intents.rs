@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use minigate_tests::{
     client::{Answer, Client, KEY, whole},
-    hosts::Host,
+    hosts::{Host, Kind},
     scripted::Seen,
     until,
     upstream::TOKEN,
@@ -16,13 +16,15 @@ use serde_json::{Value, json};
 use crate::{Scenario, Scene, scenarios};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
-    scenarios![
+    let mut all = scenarios![
         an_intent_is_answered,
         an_answer_comes_as_events,
         a_dead_model_is_stood_in_for,
         a_self_hosted_model_answers_with_its_own_key,
         a_picture_survives_a_fallback,
         a_draft_comes_before_the_answer,
+        a_whole_draft_is_refined_later,
+        a_turn_is_its_owners,
         a_question_is_asked_once_for_all,
         the_operators_answer_needs_no_model,
         a_value_is_held_against_its_schema,
@@ -33,7 +35,9 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         a_person_steers_a_rollout,
         a_role_has_its_own_profile,
         what_is_wrong_is_said,
-    ]
+    ];
+    all.extend(scenarios![for &[Kind::Native]; a_turn_that_goes_on_is_drained]);
+    all
 }
 
 /// Where `{GATEWAY}` is the scripted Gateway, which also plays the self-hosted model.
@@ -48,6 +52,7 @@ profiles:
   strong_v1: {model: dead, fallback: qa_v1, attachments: true, system_prompt: 'PROFILE strong_v1'}
   local_v1: {model: local}
   refine_v1: {model: local, draft: qa_v1}
+  failing_v1: {model: dead, draft: qa_v1}
   faq_v1: {model: fast, cache: {ttl: 1h, shared: true}}
   extract_v1: {model: fast, output: json, schema: order}
   private_v1: {model: fast, redact: true}
@@ -58,6 +63,7 @@ routing:
   complex: strong_v1
   local: local_v1
   refine: refine_v1
+  failing: failing_v1
   faq: faq_v1
   extract: extract_v1
   private: private_v1
@@ -66,7 +72,7 @@ routing:
     rollout: {to: rolling_v2, steps: [{percent: 50, at_least: 1h, turns: 1000}]}
 environments:
   prod:
-    allowed_profiles: [qa_v1, qa_v2, strong_v1, local_v1, refine_v1, faq_v1, extract_v1, private_v1, rolling_v1, rolling_v2]
+    allowed_profiles: [qa_v1, qa_v2, strong_v1, local_v1, refine_v1, failing_v1, faq_v1, extract_v1, private_v1, rolling_v1, rolling_v2]
 schemas:
   order: {type: object, required: [id], properties: {id: {type: string}}}
 faq:
@@ -234,6 +240,88 @@ async fn a_draft_comes_before_the_answer(scene: Scene) {
     host.stop().await;
 }
 
+/// What has become of a turn, for whoever has that credential.
+async fn look(host: &Host, credential: &str, id: &str) -> Answer {
+    let bearer = format!("Bearer {credential}");
+    let path = format!("/v1/mini/turns/{id}");
+    // A connection of its own: whoever asked may be gone.
+    whole(Client::new(&host.url).send("GET", &path, &[("authorization", &bearer)], "").await).await
+}
+
+/// Looks until the turn is over.
+async fn over(host: &Host, credential: &str, id: &str) -> Value {
+    for _ in 0..600 {
+        let answer = look(host, credential, id).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        if answer.json()["state"] != "running" {
+            return answer.json();
+        }
+        assert_eq!(answer.header("retry-after"), "2");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("the turn is not over");
+}
+
+async fn a_whole_draft_is_refined_later(scene: Scene) {
+    let host = start(&scene, "").await;
+    let text = scene.marker("refined-later");
+    let client = Client::new(&host.url);
+    let draft = send(&client, &[], &ask("refine", &format!("{text} [[up:slow=1500]][[up:text=稿]]"))).await;
+    // Who asked closes its connection with the draft in its hands.
+    drop(client);
+    let value = draft.json();
+    assert_eq!((&value["answer"], &value["draft"]), (&json!("稿"), &json!(true)), "{}", draft.text);
+    assert_eq!((draft.status, &value["profile"]), (200, &json!("qa_v1")));
+    let id = value["requestId"].as_str().expect("an id");
+    assert_eq!(draft.header("location"), format!("/v1/mini/turns/{id}"));
+    assert_eq!(draft.header("retry-after"), "2");
+    let first = look(&host, KEY, id).await;
+    assert_eq!(first.json(), json!({"state": "running"}), "{}", first.text);
+    let done = over(&host, KEY, id).await;
+    assert_eq!((&done["state"], &done["answer"]), (&json!("done"), &json!("稿")), "{done}");
+    assert_eq!((&done["profile"], &done["requestId"]), (&json!("refine_v1"), &json!(id)));
+    assert_eq!(scene.upstream().seen(&text).len(), 2);
+    let lines = || host.records().into_iter().filter(|line| line["requestId"] == id).collect::<Vec<_>>();
+    minigate_tests::until("its line", Duration::from_secs(10), || async { !lines().is_empty() }).await;
+    let lines = lines();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!((&lines[0]["drafted"], &lines[0]["status"]), (&json!(true), &json!(200)));
+    host.stop().await;
+}
+
+async fn a_turn_is_its_owners(scene: Scene) {
+    let host = start(&scene, "").await;
+    let (one, two) = (token(&host, "one", "").await, token(&host, "two", "").await);
+    let client = Client::new(&host.url);
+    let bearer = format!("Bearer {one}");
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    // The draft's model answers, and the real one does not.
+    let body = ask("failing", "[[up:text=稿]]").to_string();
+    let draft = whole(client.send("POST", "/v1/mini/ask", &headers, body).await).await;
+    let id = draft.json()["requestId"].as_str().unwrap_or_else(|| panic!("{}", draft.text)).to_owned();
+    for stranger in [two.as_str(), KEY] {
+        assert_eq!(look(&host, stranger, &id).await.error(), (404, "turn_unknown".into()));
+    }
+    let failed = over(&host, &one, &id).await;
+    assert_eq!((&failed["state"], failed["error"]["code"].is_string()), (&json!("failed"), true), "{failed}");
+    assert_eq!(look(&host, &two, &id).await.error(), (404, "turn_unknown".into()));
+    assert_eq!(look(&host, "nonsense", &id).await.status, 401);
+    host.stop().await;
+}
+
+async fn a_turn_that_goes_on_is_drained(scene: Scene) {
+    let mut host = start(&scene, "").await;
+    let draft =
+        send(&Client::new(&host.url), &[], &ask("refine", "[[up:slow=1500]][[up:text=稿]]")).await.json();
+    assert_eq!(draft["draft"], true, "{draft}");
+    host.terminate();
+    assert_eq!(host.wait().await, Some(0));
+    let record = host.records().into_iter().find(|line| line["requestId"] == draft["requestId"]);
+    let record = record.expect("the turn came to its end");
+    assert_eq!((&record["drafted"], &record["attempts"]), (&json!(true), &json!(2)), "{record}");
+    assert_eq!((record.get("code"), record.get("clientGone")), (None, None), "{record}");
+}
+
 async fn a_question_is_asked_once_for_all(scene: Scene) {
     let host = start(&scene, "").await;
     let text = scene.marker("faq");
@@ -387,6 +475,19 @@ async fn a_person_steers_a_rollout(scene: Scene) {
     host.stop().await;
 }
 
+/// A token for a person, from the team's backend.
+async fn token(host: &Host, person: &str, role: &str) -> String {
+    let mut body = json!({"userId": person});
+    if !role.is_empty() {
+        body["role"] = json!(role);
+    }
+    let bearer = format!("Bearer {SERVER_KEY}");
+    let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
+    let client = Client::new(&host.url);
+    let answer = whole(client.send("POST", "/v1/mini/token", &headers, body.to_string()).await).await;
+    answer.json()["token"].as_str().unwrap_or_else(|| panic!("no token: {}", answer.text)).to_owned()
+}
+
 async fn a_role_has_its_own_profile(scene: Scene) {
     let more = "
 roles: {vip: {}}
@@ -397,23 +498,12 @@ routing: {shared: {profile: qa_v1, roles: {vip: vip_v1}}, exclusive: vip_v1}
     assert_ne!(yaml, CONFIGURATION);
     let host = start_with(&scene, &yaml, more).await;
     let client = Client::new(&host.url);
-    let token = async |role: &str| {
-        let mut body = json!({"userId": format!("person-{role}")});
-        if !role.is_empty() {
-            body["role"] = json!(role);
-        }
-        let body = body.to_string();
-        let bearer = format!("Bearer {SERVER_KEY}");
-        let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
-        let answer = whole(client.send("POST", "/v1/mini/token", &headers, body).await).await;
-        answer.json()["token"].as_str().unwrap_or_else(|| panic!("no token: {}", answer.text)).to_owned()
-    };
     let asked = async |token: &str, intent: &str| {
         let bearer = format!("Bearer {token}");
         let headers = [("authorization", bearer.as_str()), ("content-type", "application/json")];
         whole(client.send("POST", "/v1/mini/ask", &headers, ask(intent, "x").to_string()).await).await
     };
-    let (vip, other) = (token("vip").await, token("").await);
+    let (vip, other) = (token(&host, "one", "vip").await, token(&host, "two", "").await);
     assert_eq!(asked(&vip, "shared").await.json()["profile"], "vip_v1");
     assert_eq!(asked(&other, "shared").await.json()["profile"], "qa_v1");
     assert_eq!(asked(&vip, "exclusive").await.status, 200);

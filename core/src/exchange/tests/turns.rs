@@ -106,6 +106,7 @@ fn a_client_that_has_the_draft_may_go() {
 fn slots_are_taken_and_given_back_as_ever() {
     let mut policy = configured();
     policy.admission = guarded().admission;
+    policy.abuse = guarded().abuse;
     let mut world = drafted(policy);
     assert_eq!(world.fetches.len(), 2);
     assert_eq!(world.wait(), DeadlineReason::Lease);
