@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use minigate_core::policy::{
     Memory,
-    catalog::{Cache, Field, FieldKind, LongInput, Profile, Slot},
+    catalog::{Cache, Field, FieldKind, LongInput, Profile, Slot, usual_fields},
 };
 
 use super::{Names, expect_known, is, models, number, section_of, text};
@@ -127,17 +127,6 @@ fn check_fit(node: &Node, report: &mut Report) {
             "leave `shared` out, or write `memory: client`",
         );
     }
-}
-
-/// The fields of a profile without `input`.
-fn usual_fields(max_chars: u32) -> Vec<Field> {
-    let field = |name: &str, kind, required| Field { name: name.to_owned(), kind, required };
-    vec![
-        field("text", FieldKind::Text { max_chars }, true),
-        field("maxBullets", FieldKind::Integer { min: 1, max: 20 }, false),
-        field("schemaName", FieldKind::Text { max_chars: 64 }, false),
-        field("language", FieldKind::Text { max_chars: 20 }, false),
-    ]
 }
 
 fn fields(input: &Node, max_chars: u32, report: &mut Report) -> Vec<Field> {

@@ -129,6 +129,17 @@ pub enum FieldKind {
     Choice(Vec<String>),
 }
 
+/// The fields of a profile that declares none, its text of at most so many characters.
+pub fn usual_fields(max_chars: u32) -> Vec<Field> {
+    let field = |name: &str, kind, required| Field { name: name.to_owned(), kind, required };
+    vec![
+        field("text", FieldKind::Text { max_chars }, true),
+        field("maxBullets", FieldKind::Integer { min: 1, max: 20 }, false),
+        field("schemaName", FieldKind::Text { max_chars: 64 }, false),
+        field("language", FieldKind::Text { max_chars: 20 }, false),
+    ]
+}
+
 /// What is done with a text that is too long.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LongInput {

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::policy::{
     Limits, Policy,
-    catalog::{Field, FieldKind, LongInput, Profile},
+    catalog::{Field, FieldKind, LongInput, Profile, usual_fields},
 };
 
 /// The most characters of one of the history's messages.
@@ -233,17 +233,6 @@ fn context(elided: &Elided<'_>, raw: Option<&RawValue>) -> Result<Option<String>
     Ok(Some(text))
 }
 
-/// What every profile takes that declares nothing.
-pub fn usual_fields() -> Vec<Field> {
-    let field = |name: &str, kind, required| Field { name: name.into(), kind, required };
-    vec![
-        field("text", FieldKind::Text { max_chars: u32::MAX }, true),
-        field("maxBullets", FieldKind::Integer { min: 1, max: 20 }, false),
-        field("language", FieldKind::Text { max_chars: 20 }, false),
-        field("schemaName", FieldKind::Text { max_chars: 64 }, false),
-    ]
-}
-
 impl MiniRequest {
     /// The input that fits the profile.
     pub(crate) fn fit(self, profile: &Profile) -> Result<Input, Failure> {
@@ -254,7 +243,7 @@ impl MiniRequest {
         }
         let usual;
         let declared = if profile.fields.is_empty() {
-            usual = usual_fields();
+            usual = usual_fields(u32::MAX);
             &usual
         } else {
             &profile.fields

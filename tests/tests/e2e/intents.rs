@@ -1,7 +1,7 @@
 //! Intents end to end: who answers, as what, and what stands in, on both hosts with one
 //! configuration.
 
-use std::time::Duration;
+use std::{cell::RefCell, time::Duration};
 
 use futures_util::future::join_all;
 use minigate_tests::{
@@ -250,16 +250,17 @@ async fn look(host: &Host, credential: &str, id: &str) -> Answer {
 
 /// Looks until the turn is over.
 async fn over(host: &Host, credential: &str, id: &str) -> Value {
-    for _ in 0..600 {
+    let end = RefCell::new(Value::Null);
+    until("the turn to be over", Duration::from_secs(60), async || {
         let answer = look(host, credential, id).await;
         assert_eq!(answer.status, 200, "{}", answer.text);
-        if answer.json()["state"] != "running" {
-            return answer.json();
-        }
-        assert_eq!(answer.header("retry-after"), "2");
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    panic!("the turn is not over");
+        let running = answer.json()["state"] == "running";
+        assert!(!running || answer.header("retry-after") == "2");
+        *end.borrow_mut() = answer.json();
+        !running
+    })
+    .await;
+    end.into_inner()
 }
 
 async fn a_whole_draft_is_refined_later(scene: Scene) {
