@@ -24,9 +24,9 @@ use minigate_core::{
     policy::Policy,
     seam::{
         BodyFailure, Delivery, Fetch, FetchFailure, Input, Lines, Moment, Output, Reply, RequestHead, Step,
-        WholeLines, keep,
+        WholeLines, keep, pieces, restore,
     },
-    state::Op,
+    state::{Op, Outcome},
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -97,10 +97,27 @@ pub(crate) enum Emission {
 enum Event {
     Body(Result<Vec<Bytes>, BodyFailure>, Option<Incoming>),
     Stored(u32, Applied),
+    /// The request's body is there again.
+    Restored(u32, Vec<Bytes>),
     Woken(u32),
-    Whole { id: u32, status: u16, headers: Vec<(String, String)>, parts: Vec<Bytes> },
-    Head { id: u32, status: u16, headers: Vec<(String, String)>, body: Incoming, limit: u64 },
-    Lines { id: u32, lines: Vec<Bytes>, rest: Stream },
+    Whole {
+        id: u32,
+        status: u16,
+        headers: Vec<(String, String)>,
+        parts: Vec<Bytes>,
+    },
+    Head {
+        id: u32,
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: Incoming,
+        limit: u64,
+    },
+    Lines {
+        id: u32,
+        lines: Vec<Bytes>,
+        rest: Stream,
+    },
     End(u32),
     Failed(u32, FetchFailure),
 }
@@ -218,6 +235,10 @@ impl Driver {
                 self.step(Input::BodyFailed(failure), &[]);
             }
             Event::Stored(id, Some(outcomes)) => self.step(Input::Stored { id, outcomes }, &[]),
+            Event::Restored(id, parts) => {
+                self.body = parts;
+                self.step(Input::Stored { id, outcomes: Vec::new() }, &[]);
+            }
             Event::Woken(id) => self.step(Input::Woken { id }, &[]),
             Event::Stored(id, None) => self.step(Input::StoreFailed { id }, &[]),
             Event::Whole { id, status, headers, parts } => {
@@ -311,6 +332,32 @@ impl Driver {
                 };
                 self.waiting.push((id, Box::pin(apply)));
             }
+            Output::KeepBody { id, key, ttl_ms } => {
+                let body = self.body.concat();
+                let worker = Rc::clone(&self.worker);
+                let apply = async move {
+                    // Together, so that they wait for the disk once.
+                    let each =
+                        pieces(&key, &body, ttl_ms).map(|op| worker.store.apply(&worker.core, vec![op]));
+                    let applied: Option<Vec<_>> = join_all(each).await.into_iter().collect();
+                    Event::Stored(id, applied.map(|outcomes| outcomes.concat()))
+                };
+                self.waiting.push((id, Box::pin(apply)));
+            }
+            Output::Restore { id, key, len } => {
+                let worker = Rc::clone(&self.worker);
+                let read = async move {
+                    let mut parts = Vec::new();
+                    for op in restore(&key, len) {
+                        match worker.store.apply(&worker.core, vec![op]).await.as_deref() {
+                            Some([Outcome::Value(Some(piece))]) => parts.push(Bytes::from(piece.to_vec())),
+                            _ => return Event::Stored(id, None),
+                        }
+                    }
+                    Event::Restored(id, parts)
+                };
+                self.waiting.push((id, Box::pin(read)));
+            }
             Output::Fetch(fetch) => {
                 let body = RopeBody::new(&fetch.body, &self.body);
                 if fetch.body.refers_to_the_body() && !fetch.keeps_body {
@@ -331,7 +378,7 @@ impl Driver {
                 self.ended = true;
                 self.emissions.push_back(Emission::End);
             }
-            Output::Record { line, .. } => journal::line(&line),
+            Output::Record { line, .. } | Output::Audit { record: line } => journal::line(&line),
             Output::Deadline { at_ms, .. } => {
                 let at = Instant::from_std(self.clock.instant(at_ms));
                 match &mut self.deadline {

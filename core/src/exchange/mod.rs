@@ -205,6 +205,25 @@ impl Exchange {
         exchange
     }
 
+    /// Begins where a key's [alarm](crate::state::Reduced::alarm_ms) has gone off. There is no
+    /// client: nothing is answered. Drain it.
+    pub fn alarm(policy: &Policy, key: &str, now: Moment) -> Self {
+        let _ = (key, now);
+        let head = RequestHead::default();
+        let mut exchange = Self {
+            phase: Phase::Done,
+            facts: routes::facts(policy, &head, now),
+            timers: Timers::default(),
+            story: Story::default(),
+            lease: None,
+            dues: Dues::default(),
+            next_id: 1,
+            outputs: VecDeque::new(),
+        };
+        exchange.settle();
+        exchange
+    }
+
     /// Takes in what happened. Drain it afterwards.
     ///
     /// An input that nothing waits for is passed over: answers may cross cancellations.

@@ -17,7 +17,7 @@ use crate::{
 
 /// The version of the exports, the frames and the state. A host refuses a module
 /// that says another.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// One call of a module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,11 +29,17 @@ pub struct StepFrame<'a> {
     pub step: Step<'a>,
 }
 
-/// The two kinds of call.
+/// The kinds of call.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step<'a> {
     /// A request has arrived.
     Begin(RequestHead),
+    /// The time has come that a key's [alarm](Reduced::alarm_ms) was set to. The exchange has no
+    /// client: the host drives it to its end.
+    Alarm {
+        /// The key.
+        key: String,
+    },
     /// Something happened to an exchange.
     Continue {
         /// The state from the last [`Reply`].
@@ -86,6 +92,7 @@ pub fn step_frame(policy: &Policy, frame: &[u8], payload: &[u8]) -> Result<Vec<u
     let StepFrame { now, step } = postcard::from_bytes(frame).map_err(|_| FrameError::Frame)?;
     let mut exchange = match step {
         Step::Begin(head) => Exchange::new(policy, head, now),
+        Step::Alarm { key } => Exchange::alarm(policy, &key, now),
         Step::Continue { state, input } => {
             let mut exchange = Exchange::decode(state).ok_or(FrameError::State)?;
             exchange.handle_input(policy, input.with_payload(payload), now);

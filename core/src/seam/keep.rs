@@ -40,6 +40,21 @@ pub fn keep(key: &str, base64: &[u8], ttl_ms: u64) -> Option<Vec<(String, Op)>> 
     Some(pieces.map(write).collect())
 }
 
+/// Writes bytes in pieces, as they are.
+pub fn pieces<'b>(key: &str, bytes: &'b [u8], ttl_ms: u64) -> impl Iterator<Item = (String, Op)> + use<'b> {
+    let key = key.to_owned();
+    let pieces = bytes.chunks(PIECE).zip(0..);
+    pieces.map(move |(piece, number)| {
+        (piece_key(&key, number), Op::Write { value: ByteBuf::from(piece), ttl_ms })
+    })
+}
+
+/// Reads what [`pieces`] wrote, when it was so many bytes.
+pub fn restore(key: &str, len: u64) -> impl Iterator<Item = (String, Op)> + use<> {
+    let key = key.to_owned();
+    (0..len.div_ceil(PIECE as u64)).map(move |number| (piece_key(&key, number), Op::Read))
+}
+
 #[cfg(test)]
 mod tests {
     use base64::engine::general_purpose::STANDARD;

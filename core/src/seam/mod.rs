@@ -10,8 +10,8 @@ mod lines;
 
 pub use frame::{ABI_VERSION, FrameError, Reply, Step, StepFrame, reduce_frame, step_frame};
 pub use frame::{ReduceFrame, ReduceReply};
-pub use keep::keep;
 pub(crate) use keep::{PIECE, piece_key};
+pub use keep::{keep, pieces, restore};
 pub use lines::{LineTooLong, Lines, WholeLines};
 
 use serde::{Deserialize, Serialize};
@@ -232,12 +232,33 @@ pub enum Output {
         /// How long it matters.
         ttl_ms: u64,
     },
+    /// Write the whole request's body into the store, in pieces as [`pieces`] cuts it, as an
+    /// [`Output::Store`]: the exchange may go on elsewhere.
+    KeepBody {
+        /// Echoed in [`Input::Stored`].
+        id: u32,
+        /// The key, before the number of the piece.
+        key: String,
+        /// How long it matters.
+        ttl_ms: u64,
+    },
+    /// Read what [`Output::KeepBody`] wrote, and hold it as the request's body from now on. Answered
+    /// as an [`Output::Store`], without outcomes.
+    Restore {
+        /// Echoed in [`Input::Stored`].
+        id: u32,
+        /// The key, before the number of the piece.
+        key: String,
+        /// The number of bytes.
+        len: u64,
+    },
     /// Send a request to an upstream.
     Fetch(Fetch),
     /// Give up a fetch at once and close its connection: OpenClaw aborts the run. Or give up
     /// waiting for a store.
     Cancel {
-        /// The id of the [`Fetch`], [`Output::Store`] or [`Output::Keep`].
+        /// The id of the [`Fetch`], [`Output::Store`], [`Output::Keep`], [`Output::KeepBody`] or
+        /// [`Output::Restore`].
         id: u32,
     },
     /// Begin the answer.
@@ -260,6 +281,11 @@ pub enum Output {
         level: Level,
         /// A JSON object without a line feed.
         line: String,
+    },
+    /// Append one record to the audit ledger.
+    Audit {
+        /// A JSON object without a line feed, complete and redacted.
+        record: String,
     },
     /// Nothing more to do until an input comes, or this time.
     Deadline {

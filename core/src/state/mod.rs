@@ -261,11 +261,15 @@ pub struct Reduced {
     pub outcome: Outcome,
     /// Tickets whose operation may be applied again now.
     pub wake: Vec<u64>,
+    /// When an [alarm](crate::seam::Step::Alarm) is wanted for this key, in milliseconds since 1970;
+    /// a time that has passed is now. It stands until the next operation on the key says another, and
+    /// is given again after a while for as long as none does. `None` is no alarm.
+    pub alarm_ms: Option<u64>,
 }
 
 impl Reduced {
     fn new(new: Vec<u8>, ttl_ms: u64, outcome: Outcome) -> Self {
-        Self { new: ByteBuf::from(new), ttl_ms, outcome, wake: Vec::new() }
+        Self { new: ByteBuf::from(new), ttl_ms, outcome, wake: Vec::new(), alarm_ms: None }
     }
 }
 

@@ -22,7 +22,7 @@ use minigate_core::{
     policy::Policy,
     seam::{
         BodyFailure, Delivery, Fetch, FetchFailure, Input, Level, Moment, Output, RequestHead, WholeLines,
-        keep,
+        keep, pieces, restore,
     },
     state::{Op, Outcome},
 };
@@ -56,10 +56,26 @@ enum Emission {
 enum Event {
     Body(Result<Uint8Array, BodyFailure>),
     Stored(u32, Option<Vec<Outcome>>),
+    /// The request's body is there again.
+    Restored(u32, Uint8Array),
     Woken(u32),
-    Whole { id: u32, status: u16, headers: Vec<(String, String)>, body: Vec<u8> },
-    Head { id: u32, answer: Answer, limit: u64 },
-    Lines { id: u32, lines: Vec<u8>, rest: Body, limit: u64 },
+    Whole {
+        id: u32,
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: Vec<u8>,
+    },
+    Head {
+        id: u32,
+        answer: Answer,
+        limit: u64,
+    },
+    Lines {
+        id: u32,
+        lines: Vec<u8>,
+        rest: Body,
+        limit: u64,
+    },
     End(u32),
     Failed(u32, FetchFailure),
     Deadline,
@@ -187,6 +203,10 @@ impl Driver {
             }
             Event::Body(Err(failure)) => self.step(Input::BodyFailed(failure)),
             Event::Stored(id, Some(outcomes)) => self.step(Input::Stored { id, outcomes }),
+            Event::Restored(id, body) => {
+                self.body = Some(body);
+                self.step(Input::Stored { id, outcomes: Vec::new() });
+            }
             Event::Woken(id) => self.step(Input::Woken { id }),
             Event::Stored(id, None) => self.step(Input::StoreFailed { id }),
             Event::Whole { id, status, headers, body } => {
@@ -274,6 +294,31 @@ impl Driver {
                 };
                 self.waiting.push((id, apply.boxed_local()));
             }
+            Output::KeepBody { id, key, ttl_ms } => {
+                let body = self.body.as_ref().map(Uint8Array::to_vec).unwrap_or_default();
+                let state = self.worker.state.clone();
+                let apply = async move {
+                    let each =
+                        pieces(&key, &body, ttl_ms).map(|op| state_cell::apply(state.clone(), vec![op]));
+                    let applied: Option<Vec<_>> = join_all(each).await.into_iter().collect();
+                    Event::Stored(id, applied.map(|outcomes| outcomes.concat()))
+                };
+                self.waiting.push((id, apply.boxed_local()));
+            }
+            Output::Restore { id, key, len } => {
+                let state = self.worker.state.clone();
+                let read = async move {
+                    let mut body = Vec::new();
+                    for op in restore(&key, len) {
+                        match state_cell::apply(state.clone(), vec![op]).await.as_deref() {
+                            Some([Outcome::Value(Some(piece))]) => body.extend_from_slice(piece),
+                            _ => return Event::Stored(id, None),
+                        }
+                    }
+                    Event::Restored(id, Uint8Array::from(body.as_slice()))
+                };
+                self.waiting.push((id, read.boxed_local()));
+            }
             Output::Fetch(fetch) => self.fetch(&fetch),
             Output::Cancel { id } => self.waiting.retain(|(waiting, _)| *waiting != id),
             Output::Head { status, headers } => {
@@ -286,7 +331,7 @@ impl Driver {
                 self.emissions.push_back(Emission::End);
             }
             Output::Record { level: Level::Error, line } => worker::console_error!("{line}"),
-            Output::Record { line, .. } => worker::console_log!("{line}"),
+            Output::Record { line, .. } | Output::Audit { record: line } => worker::console_log!("{line}"),
             Output::Deadline { at_ms, .. } => {
                 if self.deadline.as_ref().is_none_or(|(at, _)| *at != at_ms) {
                     let timer = js::Sleep::new(at_ms.saturating_sub(moment().unix_ms));

@@ -3,7 +3,10 @@
 use std::{borrow::Borrow as _, collections::BTreeMap, fmt::Write as _};
 
 use minigate_core::{
-    seam::{Fetch, Input, Moment, Output, Piece, ReduceFrame, ReduceReply, Reply, Step, StepFrame, keep},
+    seam::{
+        Fetch, Input, Moment, Output, Piece, ReduceFrame, ReduceReply, Reply, Step, StepFrame, keep, pieces,
+        restore,
+    },
     state::{Op, admission::Admit},
 };
 
@@ -72,6 +75,7 @@ pub(crate) struct Run<'c, 'e> {
     client: String,
     cancelled: Vec<u32>,
     log: String,
+    audit: String,
     complete: bool,
     done: bool,
 }
@@ -96,6 +100,7 @@ impl<'c, 'e> Run<'c, 'e> {
             client: String::new(),
             cancelled: Vec::new(),
             log: String::new(),
+            audit: String::new(),
             complete: false,
             done: false,
         };
@@ -211,6 +216,10 @@ impl<'c, 'e> Run<'c, 'e> {
                 let ops = keep(&key, &self.body[start..end], ttl_ms).expect("base64");
                 self.asked = Some((id, ops));
             }
+            Output::KeepBody { id, key, ttl_ms } => {
+                self.asked = Some((id, pieces(&key, &self.body, ttl_ms).collect()));
+            }
+            Output::Restore { id, key, len } => self.asked = Some((id, restore(&key, len).collect())),
             Output::Watch { .. } => {}
             Output::Fetch(fetch) => self.fetches.push(fetch),
             Output::Cancel { id } => self.cancelled.push(id),
@@ -224,6 +233,9 @@ impl<'c, 'e> Run<'c, 'e> {
             Output::Chunk(bytes) => self.client.push_str(std::str::from_utf8(&bytes).expect("UTF-8")),
             Output::End => self.complete = true,
             Output::Record { line, .. } => self.log.push_str(&line),
+            Output::Audit { record } => {
+                let _ = writeln!(self.audit, "{record}");
+            }
             Output::Deadline { at_ms, .. } => self.deadline = Some(at_ms),
             Output::Done => self.done = true,
         }
@@ -250,6 +262,9 @@ impl<'c, 'e> Run<'c, 'e> {
             let _ = write!(out, "=== store\n{}", self.told);
         }
         let _ = writeln!(out, "=== log\n{}", self.log);
+        if !self.audit.is_empty() {
+            let _ = write!(out, "=== audit\n{}", self.audit);
+        }
         out
     }
 

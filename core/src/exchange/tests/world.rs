@@ -9,7 +9,7 @@ use crate::{
     policy::{Policy, auth::KeyDigest},
     seam::{
         BodyFailure, DeadlineReason, Delivery, Fetch, FetchFailure, Input, Level, Moment, Output, Piece,
-        RequestHead, Rope, keep,
+        RequestHead, Rope, keep, pieces, restore,
     },
     state::{self, Op, Outcome, caller::Thresholds},
 };
@@ -46,6 +46,7 @@ pub(super) struct World {
     pub(super) ended: bool,
     pub(super) done: bool,
     pub(super) records: Vec<(Level, String)>,
+    pub(super) audit: Vec<String>,
     pub(super) deadline: Option<(u64, DeadlineReason)>,
 }
 
@@ -131,6 +132,7 @@ impl World {
             ended: false,
             done: false,
             records: Vec::new(),
+            audit: Vec::new(),
             deadline: None,
         };
         let exchange = Exchange::new(&world.policy, head, world.moment());
@@ -216,6 +218,14 @@ impl World {
             Output::Keep { id, key, start, len, ttl_ms } => {
                 let base64 = &self.body[start as usize..start as usize + len as usize];
                 self.asked.push((id, keep(&key, base64, ttl_ms).expect("base64")));
+            }
+            Output::KeepBody { id, key, ttl_ms } => {
+                self.asked.push((id, pieces(&key, &self.body, ttl_ms).collect()));
+            }
+            Output::Restore { id, key, len } => self.asked.push((id, restore(&key, len).collect())),
+            Output::Audit { record } => {
+                assert!(!record.contains('\n'));
+                self.audit.push(record);
             }
             Output::Watch { id } => self.watched = Some(id),
             Output::Fetch(fetch) => {
