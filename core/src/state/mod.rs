@@ -13,6 +13,7 @@ mod comparison;
 pub mod histogram;
 mod news;
 pub mod rollout;
+pub mod turn;
 pub mod usage;
 
 use serde::{Deserialize, Serialize};
@@ -23,6 +24,7 @@ use budget::{Cap, Reserve, Settle};
 use cache::{Fill, Found, Lookup};
 use caller::{Enter, Standing, Strike};
 use rollout::{Change, Consult, Observe, Report, Steer};
+use turn::{Awaited, TurnOp, TurnOutcome};
 use usage::{Calibration, Learn};
 
 /// An operation on one key.
@@ -105,6 +107,8 @@ pub enum Op {
     Lookup(Lookup),
     /// Keeps an answer.
     Fill(Fill),
+    /// Something happens to a turn that outlives its connection.
+    Turn(TurnOp),
     /// There will be no answer, or it is not waited for any more.
     Abandon {
         /// The ticket.
@@ -127,12 +131,21 @@ impl Op {
             Self::Await { .. } | Self::Bring { .. } => true,
             Self::Revoke { .. } | Self::Once { .. } | Self::Write { .. } | Self::Probe => false,
             Self::Steer(_) => false,
+            // An epoch fences off runners that are alive; after a crash there are none.
+            Self::Turn(op) => matches!(
+                op,
+                TurnOp::Claim { .. } | TurnOp::Heed { .. } | TurnOp::Append { .. } | TurnOp::Watch(_)
+            ),
         }
     }
 
     /// Whether it changes nothing: a host need not write what it reads.
     pub fn is_read(&self) -> bool {
-        matches!(self, Self::Read)
+        match self {
+            Self::Read => true,
+            Self::Turn(TurnOp::Watch(watch)) => watch.awaited == Awaited::Nothing,
+            _ => false,
+        }
     }
 
     /// The ticket that a later operation on the same key may wake: a host begins to listen for
@@ -141,7 +154,8 @@ impl Op {
         match self {
             Self::Admit(admit) => Some(admit.ticket),
             Self::Lookup(lookup) => Some(lookup.ticket),
-            Self::Await { ticket, .. } => Some(*ticket),
+            Self::Await { ticket, .. } | Self::Turn(TurnOp::Heed { ticket, .. }) => Some(*ticket),
+            Self::Turn(TurnOp::Watch(watch)) if watch.awaited != Awaited::Nothing => Some(watch.ticket),
             _ => None,
         }
     }
@@ -227,6 +241,8 @@ pub enum Outcome {
     Calibrated(Calibration),
     /// Of [`Op::Lookup`].
     Cached(Found),
+    /// Of [`Op::Turn`].
+    Turn(TurnOutcome),
 }
 
 impl Outcome {
@@ -240,13 +256,19 @@ impl Outcome {
             Self::Once { first } => !first,
             Self::Exhausted { .. } => true,
             Self::Cached(found) => matches!(found, Found::Hit { .. } | Found::Wait),
+            Self::Turn(TurnOutcome::Conflict | TurnOutcome::Lost) => true,
             _ => false,
         }
     }
 
     /// Whether the operation's ticket will be woken.
     pub fn waits(&self) -> bool {
-        matches!(self, Self::Queued { .. } | Self::Cached(Found::Wait))
+        match self {
+            Self::Queued { .. } | Self::Cached(Found::Wait) => true,
+            Self::Turn(TurnOutcome::Heeded { cancel }) => !cancel,
+            Self::Turn(TurnOutcome::Seen(view)) => view.waits,
+            _ => false,
+        }
     }
 }
 
@@ -312,6 +334,7 @@ pub fn reduce(op: &Op, old: Option<&[u8]>, unix_ms: u64) -> Reduced {
         Op::Calibrate => usage::calibrate(old),
         Op::Lookup(lookup) => cache::lookup(lookup, old, unix_ms),
         Op::Fill(fill) => cache::fill(fill, old, unix_ms),
+        Op::Turn(op) => turn::reduce(op, old, unix_ms),
         Op::Abandon { ticket } => cache::abandon(*ticket, old, unix_ms),
         Op::Await { ticket, ttl_ms } => news::wait(*ticket, *ttl_ms, old, unix_ms),
         Op::Bring { value, ttl_ms } => news::bring(value, *ttl_ms, old, unix_ms),
