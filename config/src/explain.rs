@@ -121,6 +121,11 @@ fn describe(catalog: &Catalog, profile: &Profile, out: &mut String) {
             let _ = writeln!(out, "{name:<8} {other}");
         }
     }
+    for tool in catalog.tools_of(profile) {
+        let approval = tool.approve.map(|approval| format!(", approved by {}", approval.name()));
+        let _ =
+            writeln!(out, "tool     {} ({}{})", tool.name, tool.class.name(), approval.unwrap_or_default());
+    }
 }
 
 #[cfg(test)]
@@ -133,9 +138,13 @@ models: {fast: {kind: openclaw, agent: main}, local: {kind: openai_compatible, b
 profiles:
   qa_v1: {model: fast, fallback: qa_v2}
   qa_v2: {model: local}
-  strong: {model: fast, cost: 9}
+  strong: {model: fast, cost: 9, tools: [order, cancel]}
+tools:
+  order: {description: Finds one., parameters: {type: object}, class: read, url: 'https://a.example/order'}
+  cancel: {description: Ends one., parameters: {type: object}, class: write, url: 'https://a.example/cancel'}
 routing:
   qa: {profile: qa_v1, roles: {vip: qa_v2}}
+  hard: strong
   new: {profile: qa_v1, rollout: {to: qa_v2}}
 roles: {vip: {}}
 environments: {prod: {allowed_profiles: [qa_v1, qa_v2, strong]}, staging: {allowed_profiles: []}}
@@ -167,6 +176,11 @@ environments: {prod: {allowed_profiles: [qa_v1, qa_v2, strong]}, staging: {allow
         assert!(
             ask(Question { intent: "new", percent: Some(0.0), ..qa })
                 .is_ok_and(|text| text.starts_with("profile  qa_v1"))
+        );
+        let hard = ask(Question { intent: "hard", ..qa }).expect("somebody");
+        assert!(
+            hard.ends_with("tool     cancel (write, approved by user)\ntool     order (read)\n"),
+            "{hard}"
         );
         assert_eq!(ask(Question { intent: "q", ..qa }), Err("there is no intent `q`".into()));
         assert_eq!(

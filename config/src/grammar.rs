@@ -27,6 +27,13 @@ pub(crate) const FILE: Shape = Shape::Section(&[
     key("roles", Shape::Named(&Shape::Role, &Shape::Object(ROLE)), "What people of a role may use."),
     key("schemas", Shape::Named(&Shape::Name, &SCHEMA), "JSON Schemas of answers, by name."),
     key(
+        "tools",
+        Shape::Named(&Shape::Tool, &Shape::Object(TOOL)),
+        "What models may ask your own servers to do.",
+    ),
+    key("turns", Shape::Section(TURNS), "How long turns are kept."),
+    key("audit", Shape::Section(AUDIT), "The ledger of what was asked, approved and done."),
+    key(
         "redaction",
         Shape::Section(REDACTION),
         "What is taken out of logs, and out of answers of profiles with `redact`.",
@@ -58,8 +65,8 @@ const PROFILE: Shape = Shape::Object(&[
     key("cache", Shape::Either(&[TTL, Shape::Object(CACHE)]), "Keeps answers to the same question."),
     key(
         "sync_deadline_ms",
-        Shape::Refused("answers that are fetched later are not there yet; `timeout_ms` ends a turn"),
-        "Not yet.",
+        Shape::Integer(100, HOUR_MS),
+        "After so long a client that waits is told to come back for the answer.",
     ),
     key("roles", Shape::List(&Shape::Role), "Who may use it; without it, everybody."),
     key("output", Shape::Word(&["text", "json"]), "What an answer is."),
@@ -76,9 +83,10 @@ const PROFILE: Shape = Shape::Object(&[
     key("attachments", Shape::Boolean, "Whether pictures and files may be sent along."),
     key(
         "tools",
-        Shape::Refused("tools of a profile are not there yet; the agent's own tools are set in OpenClaw"),
-        "Not yet.",
+        Shape::List(&Shape::Tool),
+        "The tools that its model is offered, beside the agent's own, which are set in OpenClaw.",
     ),
+    key("max_tool_calls", Shape::Integer(1, 32), "The most calls of tools in one turn; 8 without it."),
 ]);
 
 const TTL: Shape = Shape::Duration(1, 30 * 86_400);
@@ -169,6 +177,11 @@ const REDACTION: &[Key] = &[
 const MODEL: Shape = Shape::Kinds(&[("openclaw", OPENCLAW), ("openai_compatible", OPENAI)]);
 
 const KIND: Shape = Shape::Word(&["openclaw", "openai_compatible"]);
+const SIDE_EFFECTS: Key = key(
+    "side_effects",
+    Shape::Word(&["none", "possible"]),
+    "Whether its own tools may have acted when a run breaks off. Without it, possible with OpenClaw only.",
+);
 const MODEL_TIMEOUT: Key = key("timeout_ms", Shape::Integer(100, HOUR_MS), "The longest that it may take.");
 
 const OPENCLAW: &[Key] = &[
@@ -176,6 +189,7 @@ const OPENCLAW: &[Key] = &[
     key("agent", Shape::Name, "The agent; without it, OPENCLAW_AGENT or the default one."),
     key("model", Shape::Name, "`provider/model` in place of the agent's own."),
     MODEL_TIMEOUT,
+    SIDE_EFFECTS,
 ];
 
 const OPENAI: &[Key] = &[
@@ -188,6 +202,7 @@ const OPENAI: &[Key] = &[
     key("api_key", Shape::Secret, "The setting that holds its key, as ${LOCAL_MODEL_API_KEY}."),
     required("model", Shape::Name, "Its name there."),
     MODEL_TIMEOUT,
+    SIDE_EFFECTS,
 ];
 
 const REQUESTS: Key =
@@ -239,6 +254,61 @@ const ROLE: &[Key] = &[
 ];
 
 const SCHEMA: Shape = Shape::Either(&[Shape::Text, Shape::Free]);
+
+/// The longest that something may wait or be kept: ten years.
+const LONGEST_S: u32 = 3_650 * 86_400;
+
+const TOOL: &[Key] = &[
+    required("description", Shape::Text, "What it does: for the model, and for who approves."),
+    required("parameters", SCHEMA, "The JSON Schema of its arguments, of type object."),
+    required(
+        "class",
+        Shape::Word(&["read", "write", "destructive"]),
+        "What it may change: nothing, what can be put right, what cannot.",
+    ),
+    required(
+        "url",
+        Shape::Text,
+        "Where calls are sent. https, or http within the machine or a private network.",
+    ),
+    key("secret", Shape::Secret, "The setting that holds its server's key, as ${ORDERS_KEY}."),
+    key("timeout_ms", Shape::Integer(100, 120_000), "The longest that a call may take; 10000 without it."),
+    key(
+        "idempotent",
+        Shape::Boolean,
+        "Whether its server does nothing twice for one Idempotency-Key: then a doubtful call is sent again.",
+    ),
+    key(
+        "approve",
+        Shape::Word(&["user", "operator", "two_operators", "user_and_operator"]),
+        "Who must approve a call; without it, user to write and user_and_operator to destroy.",
+    ),
+    key("approve_within", Shape::Duration(1, 7 * 86_400), "How long that is waited for; 15m without it."),
+    key("allow_destructive", Shape::Boolean, "A destructive tool is refused without it."),
+];
+
+const TURNS: &[Key] = &[
+    key(
+        "keep",
+        Shape::Duration(60, 30 * 86_400),
+        "How long a turn can be found, and its idempotency key joins it; 24h without it.",
+    ),
+    key(
+        "timeout_ms",
+        Shape::Integer(1_000, HOUR_MS),
+        "The longest that a turn may take for which nobody waits; 900000 without it.",
+    ),
+];
+
+const AUDIT: &[Key] = &[
+    key("enabled", Shape::Boolean, "On without it."),
+    key(
+        "content",
+        Shape::Boolean,
+        "Whether texts and arguments are in it beside their hashes and sizes. Without it, in dev only.",
+    ),
+    key("keep", Shape::Duration(3_600, LONGEST_S), "How long records are kept; 180d without it."),
+];
 
 const FAQ: &[Key] = &[
     required("intent", Shape::Name, "For this intent."),

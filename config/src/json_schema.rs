@@ -19,12 +19,14 @@ pub fn json_schema() -> String {
 
 const NAME: &str = "^[A-Za-z0-9][A-Za-z0-9_./:-]{0,63}$";
 const ROLE: &str = "^[a-z0-9_-]{1,32}$";
+const TOOL: &str = "^[a-z0-9_]{1,64}$";
 
 fn of(shape: Shape) -> Value {
     match shape {
         Shape::Text => json!({"type": "string", "minLength": 1}),
         Shape::Name => json!({"type": "string", "pattern": NAME}),
         Shape::Role => json!({"type": "string", "pattern": ROLE}),
+        Shape::Tool => json!({"type": "string", "pattern": TOOL}),
         Shape::Integer(least, most) => json!({"type": "integer", "minimum": least, "maximum": most}),
         Shape::Decimal(least, most) => json!({"type": "number", "minimum": least, "maximum": most}),
         Shape::Boolean => json!({"type": "boolean"}),
@@ -49,7 +51,6 @@ fn of(shape: Shape) -> Value {
         }).collect::<Vec<_>>()}),
         Shape::Either(shapes) => json!({"anyOf": shapes.iter().map(|shape| of(*shape)).collect::<Vec<_>>()}),
         Shape::Free => json!({"type": "object"}),
-        Shape::Refused(why) => json!({"not": {}, "description": why}),
     }
 }
 

@@ -48,8 +48,8 @@ pub(crate) fn looks_secret(text: &str) -> bool {
     is_key(text) || words(text).any(random)
 }
 
-/// Refuses keys, and names of secrets where none belongs. The value of an `api_key` is its
-/// shape's business.
+/// Refuses keys, and names of secrets where none belongs. The value of an `api_key`, and a name
+/// under `secret`, are their shapes' business.
 pub(crate) fn check(node: &Node, report: &mut Report) {
     match &node.value {
         Value::Text(text) => check_text(text, node.place, report),
@@ -59,7 +59,13 @@ pub(crate) fn check(node: &Node, report: &mut Report) {
                 if is_key(&entry.key) {
                     refuse(entry.place, report);
                 }
-                if entry.key != "api_key" || !matches!(entry.node.value, Value::Text(_)) {
+                let by_shape = match &entry.node.value {
+                    Value::Text(_) if entry.key == "api_key" => true,
+                    // Elsewhere a text under that name may be anything.
+                    Value::Text(text) => entry.key == "secret" && reference(text).is_some(),
+                    _ => false,
+                };
+                if !by_shape {
                     check(&entry.node, report);
                 }
             }
@@ -80,7 +86,7 @@ fn check_text(text: &str, place: Place, report: &mut Report) {
         report.error_with(
             place,
             format!("`${{{name}}}` names a secret, and none belongs here"),
-            "only `api_key` of a model takes one; what is here is sent and logged",
+            "only `api_key` of a model and `secret` of a tool take one; what is here is sent and logged",
         );
     }
 }

@@ -18,6 +18,8 @@ pub(crate) enum Shape {
     Name,
     /// A role's name, as it stands in tokens.
     Role,
+    /// A tool's name, as models call it.
+    Tool,
     /// A whole number within bounds.
     Integer(i64, i64),
     /// A number within bounds.
@@ -49,8 +51,6 @@ pub(crate) enum Shape {
     Either(&'static [Self]),
     /// Any mapping: a JSON Schema.
     Free,
-    /// Refused with these words.
-    Refused(&'static str),
 }
 
 /// A key of a mapping.
@@ -81,6 +81,12 @@ pub(crate) fn is_name(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-./:".contains(&b))
 }
 
+/// Whether it can name a tool: what every model's API takes.
+fn is_tool(text: &str) -> bool {
+    (1..=MAX_NAME).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+}
+
 /// `90s`, `10m`, `1h` or `2d`, in seconds.
 pub(crate) fn seconds(text: &str) -> Option<u32> {
     let (number, unit) = text.trim().split_at_checked(text.trim().len().checked_sub(1)?)?;
@@ -101,6 +107,7 @@ impl Shape {
             Self::Text => "a text".to_owned(),
             Self::Name => "a name of at most 64 letters, digits, `_`, `-`, `.`, `/` and `:`".to_owned(),
             Self::Role => "a role: at most 32 small letters, digits, `_` and `-`".to_owned(),
+            Self::Tool => "a tool's name: at most 64 small letters, digits and `_`".to_owned(),
             Self::Integer(least, most) => format!("a whole number from {least} to {most}"),
             Self::Decimal(least, most) => format!("a number from {least} to {most}"),
             Self::Boolean => "`true` or `false`".to_owned(),
@@ -121,16 +128,19 @@ impl Shape {
                 let wanted: Vec<String> = shapes.iter().map(|shape| shape.wanted()).collect();
                 wanted.join(", or ")
             }
-            Self::Refused(why) => why.to_owned(),
         }
     }
 
     /// Whether a value is of the kind that this shape is about, right or wrong.
     fn is_about(self, node: &Node) -> bool {
         match self {
-            Self::Text | Self::Name | Self::Role | Self::Word(_) | Self::Duration(..) | Self::Secret => {
-                node.text().is_some()
-            }
+            Self::Text
+            | Self::Name
+            | Self::Role
+            | Self::Tool
+            | Self::Word(_)
+            | Self::Duration(..)
+            | Self::Secret => node.text().is_some(),
             Self::Rate => node.text().is_some() || node.integer().is_some(),
             Self::Integer(..) => node.integer().is_some(),
             Self::Decimal(..) => node.decimal().is_some(),
@@ -145,7 +155,6 @@ impl Shape {
                 matches!(node.value, Value::Map(_))
             }
             Self::Either(shapes) => shapes.iter().any(|shape| shape.is_about(node)),
-            Self::Refused(_) => true,
         }
     }
 
@@ -170,9 +179,6 @@ impl Shape {
 pub(crate) fn check(label: &str, node: &Node, shape: Shape, report: &mut Report) {
     if matches!(node.value, Value::Null) && shape.comes_together() {
         return;
-    }
-    if let Shape::Refused(why) = shape {
-        return report.error(node.place, format!("`{label}`: {why}"));
     }
     if let Shape::Secret = shape {
         // Whatever its kind: its value is not for a message.
@@ -210,6 +216,7 @@ fn is_valid(node: &Node, shape: Shape) -> bool {
         Shape::Text => !text().trim().is_empty(),
         Shape::Name => is_name(text()),
         Shape::Role => is_role(text()),
+        Shape::Tool => is_tool(text()),
         Shape::Integer(least, most) => node.integer().is_some_and(|number| (least..=most).contains(&number)),
         Shape::Decimal(least, most) => node.decimal().is_some_and(|number| (least..=most).contains(&number)),
         Shape::Word(words) => words.contains(&text()),
@@ -225,7 +232,7 @@ fn is_valid(node: &Node, shape: Shape) -> bool {
 fn wrong(label: &str, node: &Node, shape: Shape, report: &mut Report) {
     let found = node.described();
     let message = format!("`{label}` is {found}; it must be {}", shape.wanted());
-    let quotable = matches!(shape, Shape::Text | Shape::Name | Shape::Word(_) | Shape::Role)
+    let quotable = matches!(shape, Shape::Text | Shape::Name | Shape::Word(_) | Shape::Role | Shape::Tool)
         && !matches!(node.value, Value::List(_) | Value::Map(_) | Value::Null | Value::Text(_));
     let near = match (shape, node.text()) {
         (Shape::Word(words), Some(text)) => nearest(text, words.iter().copied()),

@@ -6,7 +6,10 @@ use minigate_config::{Checked, Severity, Source, check, json_schema};
 use minigate_core::{
     policy::{
         ContentMode, Environment, Memory,
-        catalog::{Cache, Caps, Catalog, FieldKind, LongInput, ModelKind, Slot},
+        catalog::{
+            Approval, AuditRules, Cache, Caps, Catalog, FieldKind, LongInput, ModelKind, Slot, ToolClass,
+            TurnRules,
+        },
     },
     seam::Level,
     state::caller::Rate,
@@ -157,6 +160,40 @@ fn every_key_has_its_meaning() {
 }
 
 #[test]
+fn tools_turns_and_the_audit_have_their_meaning() {
+    let (catalog, _) = valid(&[FULL]);
+    let support = catalog.profile("support_v1").expect("named");
+    assert_eq!(support.tools, ["cancel_order", "erase_account", "find_order"]);
+    assert_eq!((support.max_tool_calls, support.sync_deadline_ms), (4, Some(9_000)));
+    assert_eq!(catalog.profile("extract_v1").map(|profile| profile.max_tool_calls), Some(8));
+    let find = catalog.tool("find_order").expect("named");
+    assert_eq!((find.class, find.approve, find.timeout_ms), (ToolClass::Read, None, 5_000));
+    assert_eq!(find.secret.as_deref(), Some("SHOP_KEY"));
+    assert!(find.parameters.contains(r#""required":["number"]"#) && !find.idempotent);
+    let cancel = catalog.tool("cancel_order").expect("named");
+    assert_eq!((cancel.class, cancel.approve), (ToolClass::Write, Some(Approval::UserAndOperator)));
+    assert_eq!((cancel.timeout_ms, cancel.approve_within_s, cancel.idempotent), (10_000, 3_600, true));
+    assert_eq!(cancel.url, "http://shop:8080/tools/cancel");
+    let erase = catalog.tool("erase_account").expect("named");
+    assert_eq!((erase.approve, erase.approve_within_s), (Some(Approval::UserAndOperator), 900));
+    assert_eq!(catalog.secrets(), ["LOCAL_MODEL_API_KEY", "SHOP_KEY"]);
+    let servers: Vec<String> = catalog.servers().map(|(name, _)| name).collect();
+    assert_eq!(servers, ["model:local_chat", "tool:cancel_order", "tool:erase_account", "tool:find_order"]);
+    assert_eq!(catalog.tools_of(support).len(), 3);
+    let mut unaudited = catalog.clone();
+    unaudited.audit.enabled = false;
+    assert_eq!(unaudited.tools_of(support).len(), 2);
+
+    let side_effects = ["fast", "strong", "local_chat", "unknown"].map(|alias| catalog.side_effects(alias));
+    assert_eq!(side_effects, [true, false, false, true]);
+    assert_eq!(catalog.turns, TurnRules { keep_s: 172_800, timeout_ms: 600_000 });
+    assert_eq!(catalog.audit, AuditRules { enabled: true, content: Some(false), keep_s: 2_592_000 });
+    let (usual, _) = valid(&["audit:\nturns: {}\n"]);
+    assert_eq!((usual.turns, usual.audit), (TurnRules::default(), AuditRules::default()));
+    assert!(usual.audit.has_content(Environment::Dev) && !usual.audit.has_content(Environment::Staging));
+}
+
+#[test]
 fn a_version_names_the_sources() {
     let version = |texts: &[&str]| valid(texts).0.version;
     assert_eq!(version(&[DINGTALK]).len(), 12);
@@ -186,7 +223,8 @@ fn the_json_schema_takes_what_the_check_takes() {
         "profile: {}",
         "profiles: {a: {model: m, max_token: 5}}",
         "profiles: {a: {model: m, max_tokens: many}}",
-        "profiles: {a: {model: m, tools: [x]}}",
+        "profiles: {a: {model: m, tools: [X]}}",
+        "tools: {t: {description: x, class: read, url: 'https://a.example'}}",
         "models: {m: {kind: openai_compatible, model: x}}",
         "models: {m: {kind: openai_compatible, model: x, base_url: 'http://localhost', api_key: abc}}",
         "environments: {production: {}}",

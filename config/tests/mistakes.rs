@@ -42,11 +42,11 @@ environments:
 ";
     let expected = "\
 a.yaml:1:1: error: unknown key `profile`
-  help: did you mean `profiles`? the valid keys are profiles, routing, models, limits, environments, roles, schemas, redaction, faq
+  help: did you mean `profiles`? the valid keys are profiles, routing, models, limits, environments, roles, schemas, tools, turns, audit, redaction, faq
 a.yaml:3:3: error: profile `a` has no model
   help: give it `model: ALIAS`, or all profiles `routing: {defaults: {model: ALIAS}}`
 a.yaml:4:5: error: unknown key `modle`
-  help: did you mean `model`? the valid keys are model, system_prompt, prompt, input, max_tokens, temperature, timeout_ms, fallback, draft, memory, cache, sync_deadline_ms and 10 more
+  help: did you mean `model`? the valid keys are model, system_prompt, prompt, input, max_tokens, temperature, timeout_ms, fallback, draft, memory, cache, sync_deadline_ms and 11 more
 a.yaml:5:17: error: `max_tokens` is `many`; it must be a whole number from 1 to 1000000
 a.yaml:6:18: error: `temperature` is the number 3; it must be a number from 0 to 2
 a.yaml:8:12: warning: `fast` is not under `models`: the default agent's own model answers
@@ -93,9 +93,14 @@ fn profiles() {
             "model: fast\ncache: {ttl: 1h, shared: true}\nmemory: gateway",
             "a.yaml:5:12: error: answers out of a conversation cannot be shared between people",
         ),
+        ("model: fast\ntools: [search]", "a.yaml:5:13: error: there is no tool `search`"),
         (
-            "model: fast\ntools: [search]",
-            "a.yaml:5:12: error: `tools`: tools of a profile are not there yet; the agent's own tools are set in OpenClaw",
+            "model: fast\ntools: [Search]",
+            "a.yaml:5:13: error: `tools[0]` is `Search`; it must be a tool's name: at most 64 small letters, digits and `_`",
+        ),
+        (
+            "model: fast\nmax_tool_calls: 4",
+            "a.yaml:5:21: error: `max_tool_calls` means nothing for a profile without `tools`",
         ),
         (
             "model: fast\nprompt: '{{txt}}'",
@@ -123,8 +128,8 @@ fn profiles() {
         ("model: fast\nroles: [vip]", "a.yaml:5:13: error: there is no role `vip`"),
         ("model: fast\nfallback: p", "a.yaml:5:15: error: `fallback` goes round in a circle: p → p"),
         (
-            "model: fast\nsync_deadline_ms: 9000",
-            "a.yaml:5:23: error: `sync_deadline_ms`: answers that are fetched later are not there yet; `timeout_ms` ends a turn",
+            "model: fast\nsync_deadline_ms: 9",
+            "a.yaml:5:23: error: `sync_deadline_ms` is the number 9; it must be a whole number from 100 to 3600000",
         ),
         (
             "model: fast\nsystem_prompt: key ${TOKEN} here",
@@ -173,6 +178,71 @@ fn models_and_their_keys() {
         "a.yaml:2:86: error: OPENCLAW_GATEWAY_TOKEN is this gateway's own secret, and would be sent to the model's server",
     );
     first("limits: {max_concurrency_per_model: {fats: 3}}", "a.yaml:1:38: error: there is no model `fats`");
+}
+
+#[test]
+fn tools() {
+    let tool = |rest: &str| {
+        format!(
+            "tools:\n  t: {{description: x, parameters: {{type: object}}, url: 'https://a.example/t', {rest}}}\n"
+        )
+    };
+    let cases = [
+        (tool("timeout_ms: 10"), "a.yaml:2:6: error: `t` has no `class`"),
+        (tool("class: reed"), "a.yaml:2:86: error: `class` is `reed`; it must be one of read, write, destructive"),
+        (tool("class: read, approve: user"), "a.yaml:2:101: error: `approve` means nothing for a tool of class read"),
+        (tool("class: destructive"), "a.yaml:2:3: error: tool `t` is destructive, and is not allowed"),
+        (
+            tool("class: destructive, allow_destructive: false"),
+            "a.yaml:2:3: error: tool `t` is destructive, and is not allowed",
+        ),
+        (
+            tool("class: destructive, allow_destructive: true") + "audit: {enabled: false}\n",
+            "a.yaml:2:118: error: tool `t` is destructive, and the audit is off",
+        ),
+        (
+            tool("class: write, allow_destructive: true"),
+            "a.yaml:2:112: error: `allow_destructive` means nothing for a tool of class write",
+        ),
+        (
+            tool("class: write, approve: [user]"),
+            "a.yaml:2:102: error: `approve` is a list; it must be one of user, operator, two_operators, user_and_operator",
+        ),
+        (
+            tool("class: read, secret: hunter2"),
+            "a.yaml:2:100: error: `secret` holds a value that is no name of a secret; it is not shown",
+        ),
+        (
+            tool("class: read, secret: '${API_KEY}'"),
+            "a.yaml:2:100: error: API_KEY is this gateway's own secret, and would be sent to the tool's server",
+        ),
+        (
+            "tools: {t: {description: x, parameters: {type: object}, class: read, url: 'http://a.example/t'}}".into(),
+            "a.yaml:1:75: error: `url` is http to a public host: the key and what people write could be read on the way; use https",
+        ),
+        (
+            "tools: {t: {description: x, parameters: {type: array}, class: read, url: 'https://a.example/t'}}".into(),
+            "a.yaml:1:41: error: `parameters` is not a schema of an object",
+        ),
+        (
+            "tools: {t: {description: x, parameters: {typ: object}, class: read, url: 'https://a.example/t'}}".into(),
+            "a.yaml:1:41: error: `parameters`: #/typ: `typ` is not supported here",
+        ),
+        ("tools: {Cancel-Order: {}}".into(), "a.yaml:1:9: error: `Cancel-Order` is no valid name"),
+        ("audit: {keep: 1m}".into(), "a.yaml:1:15: error: `keep` is `1m`; it must be a time with its unit, as 90s, 10m, 1h or 2d, from 3600s to 315360000s"),
+        ("turns: {keeep: 1h}".into(), "a.yaml:1:9: error: unknown key `keeep`"),
+    ];
+    for (yaml, expected) in cases {
+        first(&yaml, expected);
+    }
+    let kept = |class: &str| {
+        format!(
+            "{}models: {{m: {{kind: openclaw}}}}\nprofiles: {{p: {{model: m, tools: [t], cache: 1h}}}}\n",
+            tool(class)
+        )
+    };
+    first(&kept("class: write"), "a.yaml:4:45: error: answers of tools that act cannot be kept");
+    assert_eq!(lines(&[("a.yaml", &kept("class: read"))]), "");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The way to OpenClaw, to WeChat and to models: a pool of connections, ropes as bodies, names instead of addresses.
+//! The way to OpenClaw, to WeChat, to models and to tools: a pool of connections, ropes as bodies, names instead of addresses.
 
 use std::{
     collections::VecDeque,
@@ -23,7 +23,7 @@ use hyper_util::{
 };
 use minigate_core::{
     policy::{CREDENTIALS, Secrets, catalog::Catalog},
-    seam::{Credential, Fetch, FetchFailure, MODEL, OPENCLAW, Piece, Rope, UPSTREAM_HEADERS, WECHAT},
+    seam::{Credential, Fetch, FetchFailure, OPENCLAW, Piece, Rope, UPSTREAM_HEADERS, WECHAT},
 };
 
 /// How long a connection is kept. OpenClaw closes an idle one after 5 s.
@@ -34,8 +34,8 @@ const IDLE: Duration = Duration::from_secs(4);
 pub(crate) struct Addresses {
     openclaw: String,
     wechat: String,
-    /// By alias.
-    models: Vec<(String, String)>,
+    /// Models' and tools', by the upstream's name.
+    servers: Vec<(String, String)>,
     /// By the name of the setting.
     credentials: Vec<(String, String)>,
 }
@@ -59,10 +59,10 @@ impl Addresses {
         catalog: &Catalog,
         secrets: &Secrets,
     ) -> Result<Self, String> {
-        let base = |name: &str, url: &str| {
-            let base = url.trim_end_matches('/').to_owned();
-            base.parse::<Uri>().map(|_| base).map_err(|error| format!("{name}: {error}"))
+        let valid = |name: &str, url: &str| {
+            url.parse::<Uri>().map(|_| url.to_owned()).map_err(|error| format!("{name}: {error}"))
         };
+        let base = |name: &str, url: &str| valid(name, url.trim_end_matches('/'));
         let mut credentials = Vec::new();
         for name in CREDENTIALS.iter().copied().chain(catalog.secrets()) {
             if let Some(value) = secrets.get(name) {
@@ -70,11 +70,14 @@ impl Addresses {
                 credentials.push((name.to_owned(), value.to_owned()));
             }
         }
-        let server = |(alias, url): (&str, &str)| Ok::<_, String>((alias.to_owned(), base(alias, url)?));
+        let server = |(name, url): (String, &str)| {
+            let url = valid(&name, url)?;
+            Ok::<_, String>((name, url))
+        };
         Ok(Self {
             openclaw: base("OPENCLAW_GATEWAY_URL", openclaw)?,
             wechat: base("WECHAT_API_URL", wechat)?,
-            models: catalog.servers().map(server).collect::<Result<_, _>>()?,
+            servers: catalog.servers().map(server).collect::<Result<_, _>>()?,
             credentials,
         })
     }
@@ -83,10 +86,7 @@ impl Addresses {
         match upstream {
             OPENCLAW => Some(&self.openclaw),
             WECHAT => Some(&self.wechat),
-            _ => {
-                let alias = upstream.strip_prefix(MODEL)?;
-                self.models.iter().find(|(known, _)| known == alias).map(|(_, base)| base.as_str())
-            }
+            _ => self.servers.iter().find(|(known, _)| known == upstream).map(|(_, base)| base.as_str()),
         }
     }
 
@@ -282,7 +282,7 @@ impl Body for RopeBody {
 #[cfg(test)]
 mod tests {
     use minigate_core::{
-        policy::catalog::{Model, ModelKind},
+        policy::catalog::{Model, ModelKind, Tool, ToolClass},
         seam::Delivery,
     };
 
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_has_its_own_address_and_key() {
+    fn a_model_and_a_tool_have_their_own_address_and_key() {
         let model = |alias: &str, key: &str| Model {
             alias: alias.into(),
             kind: ModelKind::OpenAi {
@@ -360,17 +360,34 @@ mod tests {
             },
             slots: None,
             timeout_ms: None,
+            side_effects: false,
         };
         let models = vec![model("local", "LOCAL_KEY"), model("sly", "API_KEY")];
-        let catalog = Catalog { models, ..Catalog::default() };
+        let tool = Tool {
+            name: "orders".into(),
+            description: "Finds orders.".into(),
+            parameters: "{}".into(),
+            class: ToolClass::Read,
+            url: "http://orders:9000/find/".into(),
+            secret: Some("ORDERS_KEY".into()),
+            timeout_ms: 10_000,
+            idempotent: false,
+            approve: None,
+            approve_within_s: 0,
+        };
+        let catalog = Catalog { models, tools: vec![tool], ..Catalog::default() };
         let mut secrets = Secrets::default();
         secrets.0.insert("LOCAL_KEY".into(), "key".into());
+        secrets.0.insert("ORDERS_KEY".into(), "tool key".into());
         secrets.0.insert("API_KEY".into(), "the gateway's own".into());
         let addresses = Addresses::new("http://127.0.0.1", "https://wechat.example", &catalog, &secrets);
         let addresses = addresses.expect("valid");
         assert_eq!(addresses.base("model:local"), Some("http://local:8000/v1"));
         assert_eq!((addresses.base("model:other"), addresses.base("local")), (None, None));
+        assert_eq!(addresses.base("tool:orders"), Some("http://orders:9000/find/"));
+        assert_eq!((addresses.base("tool:local"), addresses.base("model:orders")), (None, None));
         assert_eq!(addresses.credential("LOCAL_KEY"), Some("key"));
+        assert_eq!(addresses.credential("ORDERS_KEY"), Some("tool key"));
         assert_eq!(addresses.credential("API_KEY"), None);
     }
 }

@@ -10,6 +10,7 @@ mod profiles;
 mod redaction;
 mod rollout;
 mod rules;
+mod tools;
 
 use std::collections::BTreeMap;
 
@@ -34,6 +35,7 @@ struct Names<'t> {
     schemas: BTreeMap<&'t str, Place>,
     roles: BTreeMap<&'t str, Place>,
     models: BTreeMap<&'t str, Place>,
+    tools: BTreeMap<&'t str, Place>,
 }
 
 /// Compiles a whole configuration.
@@ -43,6 +45,7 @@ pub(crate) fn compile(root: &Node, environment: Option<Environment>, report: &mu
         schemas: names(root, "schemas"),
         roles: names(root, "roles"),
         models: names(root, "models"),
+        tools: names(root, "tools"),
     };
     let default_model = root.get("routing").and_then(|routing| routing.get("defaults")?.get("model"));
     let mut catalog = Catalog {
@@ -50,6 +53,9 @@ pub(crate) fn compile(root: &Node, environment: Option<Environment>, report: &mu
         intents: intents::intents(root, &names, report),
         models: models::models(root, report),
         schemas: schemas(root, report),
+        tools: tools::tools(root, report),
+        turns: tools::turns(root),
+        audit: tools::audit(root),
         redaction: redaction::rules(root, report),
         environments: rules::environments(root, &names, report),
         roles: rules::roles(root),
@@ -59,6 +65,7 @@ pub(crate) fn compile(root: &Node, environment: Option<Environment>, report: &mu
     if let Some(node) = default_model {
         models::mention(node, &names, report);
     }
+    tools::check_kept(&catalog.profiles, &catalog.tools, root, report);
     catalog.faq = faq(root, &catalog, report);
     if let Some(environment) = environment {
         check_environment(root, &catalog, environment, report);
@@ -108,12 +115,17 @@ fn expect_known(what: &str, node: &Node, known: &BTreeMap<&str, Place>, report: 
     }
 }
 
+/// A JSON Schema as JSON text: it is written as one, or as YAML.
+fn schema_text(node: &Node) -> String {
+    match node.text() {
+        Some(text) => text.trim().to_owned(),
+        None => node.to_json().to_string(),
+    }
+}
+
 fn schemas(root: &Node, report: &mut Report) -> Vec<Schema> {
     let schema = |entry: &Entry| {
-        let text = match entry.node.text() {
-            Some(text) => text.trim().to_owned(),
-            None => entry.node.to_json().to_string(),
-        };
+        let text = schema_text(&entry.node);
         if let Err(error) = JsonSchema::check(&text) {
             report.error(entry.node.place, format!("schema {}: {error}", shown(&entry.key)));
         }

@@ -29,6 +29,7 @@ pub(super) fn models(root: &Node, report: &mut Report) -> Vec<Model> {
                 kind: ModelKind::OpenClaw { agent: None, model: None },
                 slots,
                 timeout_ms: None,
+                side_effects: true,
             }),
             None => {
                 let known = models.iter().map(|model| model.alias.as_str()).chain(used.iter().copied());
@@ -73,7 +74,18 @@ fn model(entry: &Entry, report: &mut Report) -> Model {
         Some("openai_compatible") => openai(node, report),
         _ => openclaw(node, report),
     };
-    Model { alias: entry.key.clone(), kind, slots: None, timeout_ms: number(node, "timeout_ms") }
+    let side_effects = match node.get("side_effects").and_then(Node::text) {
+        Some(word) => word == "possible",
+        // An agent has tools, and a model alone has none.
+        None => matches!(kind, ModelKind::OpenClaw { .. }),
+    };
+    Model {
+        alias: entry.key.clone(),
+        kind,
+        slots: None,
+        timeout_ms: number(node, "timeout_ms"),
+        side_effects,
+    }
 }
 
 fn openclaw(node: &Node, report: &mut Report) -> ModelKind {
@@ -85,6 +97,20 @@ fn openclaw(node: &Node, report: &mut Report) -> ModelKind {
     ModelKind::OpenClaw { agent: text(node, "agent"), model: text(node, "model") }
 }
 
+/// The setting that holds somebody else's key, which is sent there: none of the gateway's own.
+pub(super) fn foreign_secret(node: &Node, key: &str, whose: &str, report: &mut Report) -> Option<String> {
+    let secret = node.get(key)?;
+    let name = secrets::reference(secret.text()?)?;
+    if SECRETS.contains(&name) {
+        report.error_with(
+            secret.place,
+            format!("{name} is this gateway's own secret, and would be sent to {whose} server"),
+            format!("give {whose} key a name of its own, as ${{ITS_KEY}}"),
+        );
+    }
+    Some(name.to_owned())
+}
+
 fn openai(node: &Node, report: &mut Report) -> ModelKind {
     let base_url = text(node, "base_url").unwrap_or_default().trim().trim_end_matches('/').to_owned();
     if let Some(place) = node.get("base_url").map(|url| url.place)
@@ -93,19 +119,9 @@ fn openai(node: &Node, report: &mut Report) -> ModelKind {
         // Not quoted: it may hold a credential.
         report.error(place, format!("`base_url` {problem}"));
     }
-    let api_key = node.get("api_key").and_then(|key| secrets::reference(key.text()?));
-    if let (Some(name), Some(key)) = (api_key, node.get("api_key"))
-        && SECRETS.contains(&name)
-    {
-        report.error_with(
-            key.place,
-            format!("{name} is this gateway's own secret, and would be sent to the model's server"),
-            "give the model's key a name of its own, as ${LOCAL_MODEL_API_KEY}",
-        );
-    }
     ModelKind::OpenAi {
         base_url,
-        api_key: api_key.map(str::to_owned),
+        api_key: foreign_secret(node, "api_key", "the model's", report),
         model: text(node, "model").unwrap_or_default(),
     }
 }

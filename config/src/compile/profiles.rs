@@ -7,7 +7,7 @@ use minigate_core::policy::{
     catalog::{Cache, Field, FieldKind, LongInput, Profile, Slot, usual_fields},
 };
 
-use super::{Names, expect_known, is, models, number, section_of, text};
+use super::{Names, expect_known, is, models, number, section_of, text, tools};
 use crate::{
     diagnostic::{Place, Report, instead, shown},
     grammar::MAX_INTEGER,
@@ -56,6 +56,7 @@ fn profile(entry: &Entry, names: &Names<'_>, default_model: Option<&str>, report
     )]
     let milli = |temperature: f64| (temperature.clamp(0.0, 2.0) * 1000.0).round() as u16;
     let roles = node.get("roles").map(Node::items).unwrap_or_default();
+    let (tools, max_tool_calls) = tools::of_profile(node, names, report);
     Profile {
         name: entry.key.clone(),
         model: text(node, "model").or_else(|| default_model.map(str::to_owned)).unwrap_or_default(),
@@ -71,7 +72,7 @@ fn profile(entry: &Entry, names: &Names<'_>, default_model: Option<&str>, report
             _ => Memory::Client,
         },
         cache,
-        sync_deadline_ms: None,
+        sync_deadline_ms: number(node, "sync_deadline_ms"),
         roles: roles.iter().filter_map(|role| role.text().map(str::to_owned)).collect(),
         json: node.get("schema").is_some() || node.get("output").and_then(Node::text) == Some("json"),
         schema: text(node, "schema"),
@@ -84,6 +85,8 @@ fn profile(entry: &Entry, names: &Names<'_>, default_model: Option<&str>, report
         max_chars,
         cost: number(node, "cost").unwrap_or(1),
         attachments: is(node, "attachments"),
+        tools,
+        max_tool_calls,
         fields,
     }
 }

@@ -4,13 +4,20 @@
 //! parser of it is in the module. What is here is complete and consistent when it was made by
 //! the checker; a name that is not found all the same makes one request fail, and nothing panic.
 
+mod rules;
+
 use serde::{Deserialize, Serialize};
 
 use super::{ContentMode, Environment, Memory, SECRETS, redact::Rules, rollout::Rollout};
-use crate::{seam::Level, state::caller::Rate};
+use crate::{
+    seam::{Level, MODEL, TOOL},
+    state::caller::Rate,
+};
+
+pub use self::rules::{Approval, AuditRules, Tool, ToolClass, TurnRules};
 
 /// The version of the encoded form, its first byte. Another one is refused.
-pub const CATALOG_VERSION: u8 = 1;
+pub const CATALOG_VERSION: u8 = 2;
 
 /// Everything of the configuration that a request may need.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +33,12 @@ pub struct Catalog {
     pub models: Vec<Model>,
     /// By name, in order of names.
     pub schemas: Vec<Schema>,
+    /// By name, in order of names.
+    pub tools: Vec<Tool>,
+    /// How long turns are kept, and how long one may take for which nobody waits.
+    pub turns: TurnRules,
+    /// What is written into the audit ledger.
+    pub audit: AuditRules,
     /// What differs between environments, for those that the configuration names.
     pub environments: Vec<EnvironmentRules>,
     /// What roles may use, beside their rates.
@@ -86,6 +99,10 @@ pub struct Profile {
     pub cost: u32,
     /// Whether pictures and files may be sent along.
     pub attachments: bool,
+    /// The tools that its model is offered, in order of names.
+    pub tools: Vec<String>,
+    /// The most calls of tools in one turn, from 1 to 32.
+    pub max_tool_calls: u8,
 }
 
 /// A part of a prompt.
@@ -185,6 +202,9 @@ pub struct Model {
     pub slots: Option<u16>,
     /// The longest that it may take, in milliseconds.
     pub timeout_ms: Option<u32>,
+    /// Whether it may have acted, with tools of its own, when a run breaks off: then the turn is
+    /// not asked again by itself.
+    pub side_effects: bool,
 }
 
 /// Where a model is.
@@ -297,6 +317,25 @@ impl Catalog {
         self.schemas.get(at)
     }
 
+    /// The tool of that name.
+    pub fn tool(&self, name: &str) -> Option<&Tool> {
+        let at = self.tools.binary_search_by(|tool| tool.name.as_str().cmp(name)).ok()?;
+        self.tools.get(at)
+    }
+
+    /// The tools that a profile's model may be offered. The checker lets no destructive tool pass
+    /// without an audit; should one be here all the same, nobody is offered it.
+    pub fn tools_of(&self, profile: &Profile) -> Vec<&Tool> {
+        let tools = profile.tools.iter().filter_map(|name| self.tool(name));
+        tools.filter(|tool| tool.class != ToolClass::Destructive || self.audit.enabled).collect()
+    }
+
+    /// Whether a run of that model may have acted when it breaks off. An alias without an entry
+    /// is OpenClaw's default agent, which has tools.
+    pub fn side_effects(&self, alias: &str) -> bool {
+        self.model(alias).is_none_or(|model| model.side_effects)
+    }
+
     /// What is different in this environment.
     pub fn rules(&self, environment: Environment) -> Option<&EnvironmentRules> {
         self.environments.iter().find(|rules| rules.environment == environment)
@@ -313,25 +352,30 @@ impl Catalog {
         self.roles.iter().find(|role| role.name.is_empty())
     }
 
-    /// The settings that hold models' keys, each once.
+    /// The settings that hold models' and tools' keys, each once.
     pub fn secrets(&self) -> Vec<&str> {
         let keys = self.models.iter().filter_map(|model| match &model.kind {
             ModelKind::OpenAi { api_key, .. } => api_key.as_deref(),
             ModelKind::OpenClaw { .. } => None,
         });
-        // A host hands out whatever is named here: its own secrets are not a model's.
+        let keys = keys.chain(self.tools.iter().filter_map(|tool| tool.secret.as_deref()));
+        // A host hands out whatever is named here: its own secrets are neither's.
         let mut names: Vec<&str> = keys.filter(|name| !SECRETS.contains(name)).collect();
         names.sort_unstable();
         names.dedup();
         names
     }
 
-    /// Where models are that have servers of their own: alias and base URL.
-    pub fn servers(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.models.iter().filter_map(|model| match &model.kind {
-            ModelKind::OpenAi { base_url, .. } => Some((model.alias.as_str(), base_url.as_str())),
+    /// The upstreams that have servers of their own: the name in a [`Fetch`](crate::seam::Fetch),
+    /// and the URL before its path. Of a tool it is the whole URL.
+    pub fn servers(&self) -> impl Iterator<Item = (String, &str)> {
+        let models = self.models.iter().filter_map(|model| match &model.kind {
+            ModelKind::OpenAi { base_url, .. } => {
+                Some((format!("{MODEL}{}", model.alias), base_url.trim_end_matches('/')))
+            }
             ModelKind::OpenClaw { .. } => None,
-        })
+        });
+        models.chain(self.tools.iter().map(|tool| (format!("{TOOL}{}", tool.name), tool.url.as_str())))
     }
 
     /// The bytes that a host keeps or loads: a version, then the catalog.

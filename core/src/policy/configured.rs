@@ -21,7 +21,8 @@ impl Policy {
         let is_set = |name: &str| settings.get(name).is_some_and(|value| !value.trim().is_empty());
         let mut errors = Vec::new();
         for name in catalog.secrets().into_iter().filter(|name| secrets.get(name).is_none()) {
-            let problem = "not set, and the configuration names it as a model's key".to_owned();
+            let problem =
+                "not set, and the configuration names it as the key of a model or a tool".to_owned();
             errors.push(SettingError { name: name.to_owned(), problem });
         }
         self.configure_roles(&catalog, is_set("RATE_LIMIT_PER_MINUTE") || is_set("RATE_LIMIT_BURST"));
@@ -106,6 +107,7 @@ mod tests {
                 },
                 slots: None,
                 timeout_ms: None,
+                side_effects: false,
             }],
             ..Catalog::default()
         }

@@ -42,6 +42,9 @@ pub const UPSTREAM_HEADERS: &[&str] = &["content-type", "retry-after"];
 pub const OPENCLAW: &str = "openclaw";
 /// What precedes an alias in the name of an upstream that is a model's own server.
 pub const MODEL: &str = "model:";
+/// What precedes a name in the name of an upstream that is a tool's server. Its address is the
+/// whole URL: a [`Fetch`] for it has an empty path.
+pub const TOOL: &str = "tool:";
 
 /// The name of an upstream: WeChat's servers.
 pub const WECHAT: &str = "wechat";
@@ -351,7 +354,7 @@ pub struct Fetch {
     pub upstream: String,
     /// The method.
     pub method: String,
-    /// The path, beginning with a slash, and the query without credentials.
+    /// The path, beginning with a slash, and the query without credentials. Empty for a [`TOOL`].
     pub path: String,
     /// The headers, without credentials and framing.
     pub headers: Vec<(String, String)>,

@@ -1,9 +1,9 @@
-//! The way to OpenClaw, to WeChat and to models: the platform's `fetch`, closed when it is dropped.
+//! The way to OpenClaw, to WeChat, to models and to tools: the platform's `fetch`, closed when it is dropped.
 
 use js_sys::{Promise, Uint8Array};
 use minigate_core::{
     policy::{CREDENTIALS, Secrets, Settings, catalog::Catalog, wechat_url},
-    seam::{Credential, Fetch, FetchFailure, Lines, MODEL, OPENCLAW, UPSTREAM_HEADERS, WECHAT},
+    seam::{Credential, Fetch, FetchFailure, Lines, OPENCLAW, UPSTREAM_HEADERS, WECHAT},
 };
 use wasm_bindgen::{JsCast as _, JsValue};
 use wasm_bindgen_futures::JsFuture;
@@ -18,8 +18,8 @@ use super::js;
 pub(super) struct Addresses {
     openclaw: String,
     wechat: String,
-    /// By alias.
-    models: Vec<(String, String)>,
+    /// Models' and tools', by the upstream's name.
+    servers: Vec<(String, String)>,
     /// By the name of the setting.
     credentials: Vec<(String, String)>,
 }
@@ -33,7 +33,7 @@ impl Addresses {
         Self {
             openclaw: base(openclaw),
             wechat: base(wechat_url(settings)),
-            models: catalog.servers().map(|(alias, url)| (alias.to_owned(), base(url))).collect(),
+            servers: catalog.servers().map(|(name, url)| (name, url.to_owned())).collect(),
             credentials: names.filter_map(credential).collect(),
         }
     }
@@ -42,10 +42,7 @@ impl Addresses {
         match upstream {
             OPENCLAW => Some(&self.openclaw),
             WECHAT => Some(&self.wechat),
-            _ => {
-                let alias = upstream.strip_prefix(MODEL)?;
-                self.models.iter().find(|(known, _)| known == alias).map(|(_, base)| base.as_str())
-            }
+            _ => self.servers.iter().find(|(known, _)| known == upstream).map(|(_, base)| base.as_str()),
         }
     }
 

@@ -61,12 +61,14 @@ pub(super) fn configured() -> Policy {
                 },
                 slots: Some(4),
                 timeout_ms: None,
+                side_effects: false,
             },
             Model {
                 alias: "strong".into(),
                 kind: ModelKind::OpenClaw { agent: Some("main".into()), model: Some("big/one".into()) },
                 slots: None,
                 timeout_ms: None,
+                side_effects: true,
             },
         ],
         ..Catalog::default()
