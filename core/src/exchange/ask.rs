@@ -81,6 +81,10 @@ pub(super) struct Plan {
     pub(super) repair: Option<(String, String)>,
     /// A draft was streamed: when nothing better comes it is the answer.
     pub(super) drafted: bool,
+    /// Its text, where the whole answer is wanted at the end.
+    pub(super) draft_text: Option<String>,
+    /// The whole of a draft is wanted too.
+    keeps_draft: bool,
 }
 
 impl Plan {
@@ -96,12 +100,20 @@ impl Plan {
 
     /// What is done with the text of a stream.
     pub(super) fn pieces(&self, policy: &Policy) -> Pieces {
-        Pieces::new(self.redacts(policy), self.keeps_text && self.part != Part::Draft, self.allowance)
+        let keeps = if self.part == Part::Draft { self.keeps_draft } else { self.keeps_text };
+        Pieces::new(self.redacts(policy), keeps, self.allowance)
     }
 
     /// Whether personal data is taken out of the answer.
     pub(super) fn redacts(&self, policy: &Policy) -> bool {
         self.redacts || self.profile(policy).is_some_and(|profile| profile.redact)
+    }
+
+    /// Its clients are elsewhere: all that comes is written down, and the whole answer too.
+    pub(super) fn run_for_others(&mut self) {
+        self.stream = true;
+        self.keeps_text = true;
+        self.keeps_draft = true;
     }
 
     /// Whether another answer may be asked for, after one that was not accepted.
@@ -192,6 +204,10 @@ impl Exchange {
             self.facts.trace_id.clone_from(id);
         }
         self.facts.ascii = request.ascii;
+        if let Err(failure) = self.take_wishes(request.request_id.as_deref(), request.respond_async) {
+            return self.fail(policy, &failure, now);
+        }
+        self.take_name(policy, request.user.as_deref(), || request.digest(body));
         let subject = self.subject(policy, request.user.as_deref());
         self.story.subject = Some(subject);
         self.story.stream = request.stream;
@@ -285,7 +301,14 @@ impl Exchange {
             }
         }
         match self.plan(policy, asking.request, share, calibration) {
-            Ok(waiting) => self.ask_gates(policy, waiting, now),
+            Ok(waiting) => {
+                let profile = match &waiting.turn.voice {
+                    Voice::Mini(plan) => policy.catalog.profile(&plan.reply.profile),
+                    Voice::Chat { .. } => None,
+                };
+                self.durably(policy, profile);
+                self.ask_gates(policy, waiting, now);
+            }
             Err(failure) => self.fail(policy, &failure, now),
         }
     }
@@ -398,6 +421,8 @@ impl Exchange {
             fell_back: false,
             repair: None,
             drafted: false,
+            draft_text: None,
+            keeps_draft: false,
         };
         let mut waiting = self.first_attempt(policy, plan);
         waiting.tokens.input = calibration.apply(waiting.tokens.input);
@@ -455,7 +480,12 @@ impl Exchange {
     }
 
     /// The request to the model that the plan names now.
-    fn attempt(&mut self, policy: &Policy, mut plan: Plan, rate_headers: Vec<(String, String)>) -> Waiting {
+    pub(super) fn attempt(
+        &mut self,
+        policy: &Policy,
+        mut plan: Plan,
+        rate_headers: Vec<(String, String)>,
+    ) -> Waiting {
         let missing = Profile::default();
         let profile = plan.profile(policy).unwrap_or(&missing);
         let target = target(policy, &plan.model, profile.cost);

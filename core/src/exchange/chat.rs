@@ -4,6 +4,7 @@
 use core::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     Exchange, Phase,
@@ -11,10 +12,12 @@ use super::{
     gates::{Caller, Gate},
     inspection::{self, Inspection, Progress},
     routes::{self, Route},
+    runner::Next,
 };
 use crate::{
     policy::{ContentMode, Policy, UpstreamAuth, auth, tokens},
     seam::{BodyFailure, Credential, Delivery, Fetch, FetchFailure, Input, Moment, OPENCLAW, Output},
+    state::turn::Then,
     wire::{
         answer::{Answer, Envelope, Warning},
         chat::{self, Api, ChatRequest},
@@ -146,6 +149,11 @@ fn fingerprint(body: &[u8]) -> u32 {
     hash.max(1)
 }
 
+/// Whether the model's own tools may do something.
+fn may_act(policy: &Policy, waiting: &Waiting) -> bool {
+    policy.catalog.side_effects(&waiting.weight.model)
+}
+
 /// A deadline of the upstream has passed.
 pub(super) fn timed_out() -> Failure {
     Failure::new(Code::UpstreamTimeout, "the agent did not answer in time")
@@ -188,17 +196,22 @@ impl Exchange {
             Route::Revoke => return self.revoke(policy, body, now),
             Route::Steer => return self.steer_rollout(policy, body, now),
             Route::Ask => return self.ask_mini(policy, body, now),
+            Route::Decide | Route::OperatorDecides => return self.decide(policy, body, now),
             _ => {}
         }
         let known = matches!(self.facts.caller, Caller::Session { .. });
         match chat::parse(policy, body, known) {
-            Ok(request) => self.admit_turn(policy, request, now),
+            Ok(request) => self.admit_turn(policy, request, body, now),
             Err(failure) => self.fail(policy, &failure, now),
         }
     }
 
     /// Writes the request to OpenClaw and asks the gates.
-    fn admit_turn(&mut self, policy: &Policy, request: ChatRequest, now: Moment) {
+    fn admit_turn(&mut self, policy: &Policy, request: ChatRequest, body: &[u8], now: Moment) {
+        if let Err(failure) = self.take_wishes(request.request_id.as_deref(), request.respond_async) {
+            return self.fail(policy, &failure, now);
+        }
+        self.take_name(policy, request.user.as_deref(), || Sha256::digest(body).into());
         let subject = self.subject(policy, request.user.as_deref());
         self.story.subject = Some(subject);
         self.story.model = Some(request.model.clone());
@@ -206,6 +219,7 @@ impl Exchange {
         self.story.attachments = request.attachments;
         self.story.warnings.clone_from(&request.warnings);
         self.timers.turn = Some(self.facts.started_ms + policy.deadlines.turn);
+        self.durably(policy, None);
         let waiting = self.prepare(policy, request, now);
         self.ask_gates(policy, waiting, now);
     }
@@ -312,8 +326,15 @@ impl Exchange {
         Some(auth::session_key(policy, channel, name))
     }
 
-    /// Sends the request to OpenClaw.
-    pub(super) fn ask(&mut self, policy: &Policy, mut waiting: Waiting, now: Moment) {
+    /// Sends the request to OpenClaw. Where the agent may act, it is saved before that it was asked.
+    pub(super) fn ask(&mut self, policy: &Policy, waiting: Waiting, now: Moment) {
+        if self.run.is_some() && may_act(policy, &waiting) {
+            return self.save(Next::Ask(Box::new(waiting)), None, Then::GoOn, now);
+        }
+        self.ask_now(policy, waiting, now);
+    }
+
+    pub(super) fn ask_now(&mut self, policy: &Policy, mut waiting: Waiting, now: Moment) {
         self.story.asked_ms.get_or_insert(now.unix_ms);
         self.story.attempts += 1;
         self.restrict(&mut waiting, now);

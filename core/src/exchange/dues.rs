@@ -50,6 +50,14 @@ pub(super) struct Dues {
     pub(super) asked_for_turn: bool,
 }
 
+impl Dues {
+    /// Whoever ends the turn counts it.
+    pub(super) fn forget_counts(&mut self) {
+        self.rollout = None;
+        self.learn = None;
+    }
+}
+
 impl Exchange {
     /// The parts of the day's caps that a turn needs.
     pub(super) fn reservations(&mut self, policy: &Policy, tokens: Tokens) -> Vec<(String, Reserve)> {
@@ -96,6 +104,11 @@ impl Exchange {
         {
             plan.allowance = Some(plan.allowance.map_or(answer, |least| least.min(answer)));
         }
+    }
+
+    /// Who is asked for the day's parts is another exchange's to say.
+    pub(super) fn owes_nothing(&mut self) {
+        self.dues = Dues::default();
     }
 
     /// This turn counts for a rollout.

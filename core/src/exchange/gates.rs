@@ -87,6 +87,8 @@ pub(super) enum Gate {
     Release,
     /// The upstream's slots.
     Upstream,
+    /// The turn that another exchange runs.
+    Create,
 }
 
 /// A lease that is held or asked for.
@@ -142,7 +144,7 @@ impl Exchange {
         let by_key = !matches!(self.facts.caller, Caller::Session { .. });
         let rate = match self.facts.route {
             Route::Chat | Route::Ask => policy.rates.address,
-            Route::Turn => None,
+            Route::Turn | Route::TurnEvents | Route::CancelTurn | Route::Approval | Route::Decide => None,
             route if route.is_operators() => None,
             _ => return None,
         };
@@ -246,7 +248,13 @@ impl Exchange {
         if let (Some(rate), Caller::Key(id)) = (policy.rates.key, &self.facts.caller) {
             gate(Gate::Key, format!("key:{id}"), Op::Enter(enter(Some(rate))));
         }
-        if let Some(shelf) = &waiting.cache {
+        if self.durable.is_some() {
+            // Whoever runs the turn asks for the rest.
+            if let Some((gate, key, op)) = self.create(&waiting) {
+                waiting.gates.push(gate);
+                ops.push((key, op));
+            }
+        } else if let Some(shelf) = &waiting.cache {
             let lookup = self.lookup(policy);
             gate(Gate::Cache, shelf.key.clone(), Op::Lookup(lookup));
         } else if waiting.text.is_none() && waiting.curated.is_none() {
@@ -282,6 +290,9 @@ impl Exchange {
     /// The callers' gates are passed: the text is checked where that is wanted, then the lease
     /// is asked for where it was not yet.
     fn go_on(&mut self, policy: &Policy, mut waiting: Waiting, now: Moment) {
+        if self.durable.is_some() {
+            return self.keep_body(Box::new(waiting));
+        }
         if let Some(answer) = waiting.curated.take() {
             return self.give_kept(policy, waiting, answer, now);
         }
@@ -295,6 +306,20 @@ impl Exchange {
             Ok(None) => self.after_check(policy, waiting, now),
             Err(()) => self.fail(policy, &inspection::unchecked(), now),
         }
+    }
+
+    /// A turn whose caller's gates were passed before begins here.
+    pub(super) fn begin_run(&mut self, policy: &Policy, mut waiting: Waiting, now: Moment) {
+        waiting.explain_only = self.facts.restricted;
+        if let Some(shelf) = waiting.cache.as_ref().filter(|_| waiting.curated.is_none()) {
+            let ops = vec![(shelf.key.clone(), Op::Lookup(self.lookup(policy)))];
+            waiting.gates = vec![Gate::Cache];
+            return self.store(Box::new(waiting), ops, now);
+        }
+        if waiting.text.is_none() && waiting.curated.is_none() {
+            return self.after_check(policy, waiting, now);
+        }
+        self.go_on(policy, waiting, now);
     }
 
     fn after_check(&mut self, policy: &Policy, mut waiting: Waiting, now: Moment) {
@@ -355,7 +380,7 @@ impl Exchange {
         self.store(Box::new(waiting), ops, now);
     }
 
-    fn store(&mut self, mut waiting: Box<Waiting>, ops: Vec<(String, Op)>, now: Moment) {
+    pub(super) fn store(&mut self, mut waiting: Box<Waiting>, ops: Vec<(String, Op)>, now: Moment) {
         waiting.store_id = self.take_id();
         self.timers.store = Some(now.unix_ms + STORE_PATIENCE);
         self.outputs.push_back(Output::Store { id: waiting.store_id, ops });
@@ -439,6 +464,9 @@ impl Exchange {
                 Outcome::Exhausted { cap, retry_after_ms } if *gate == Gate::Budget => {
                     self.lease = None;
                     return self.fail(policy, &exhausted(*cap, *retry_after_ms), now);
+                }
+                Outcome::Turn(outcome) if *gate == Gate::Create => {
+                    return self.created(policy, *waiting, outcome, now);
                 }
                 Outcome::Queued { .. } if *gate == Gate::Upstream => {
                     self.outputs.push_back(Output::Watch { id: waiting.store_id });
@@ -567,6 +595,9 @@ impl Exchange {
     pub(super) fn store_failed(&mut self, policy: &Policy, waiting: Waiting, now: Moment) {
         self.timers.store = None;
         self.story.store_failed = true;
+        if self.durable.is_some() {
+            return self.not_created(policy, now);
+        }
         match policy.store_failure {
             StoreFailure::Open => self.go_on(policy, waiting, now),
             StoreFailure::Closed => {
@@ -655,7 +686,7 @@ impl Exchange {
             // Counted where it is found.
             Code::Unauthorized | Code::TokenInvalid | Code::TokenExpired => return,
             // Whoever looks too late for a turn is no abuser, and no id can be guessed.
-            Code::TurnUnknown => return,
+            Code::TurnUnknown | Code::ApprovalGone | Code::GrantInvalid => return,
             Code::LoginCodeInvalid | Code::LoginCodeUsed => LOGIN_POINTS,
             _ if code.is_clients_mistake() => INVALID_POINTS,
             _ => return,

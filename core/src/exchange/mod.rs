@@ -4,6 +4,7 @@
 //! read and write is in `wire`. An exchange holds no body, no secret and no handle, so it
 //! can be stored between any two inputs and go on in another instance.
 
+mod approvals;
 mod ask;
 mod chat;
 mod dues;
@@ -19,8 +20,10 @@ mod reply;
 mod risk;
 mod rollouts;
 mod routes;
+mod runner;
 mod stream;
 mod turns;
+mod watching;
 mod wechat;
 mod wechat_token;
 
@@ -44,10 +47,13 @@ use gates::{Caller, Lease};
 use inspection::Inspection;
 use record::Story;
 use routes::{Origin, Route};
+use runner::{Run, Saved};
 use stream::{Refusal, Streaming};
+use turns::Durable;
+use watching::Watching;
 
 /// The version of the encoded state, its first byte.
-const STATE_VERSION: u8 = 5;
+const STATE_VERSION: u8 = 6;
 
 /// Where an exchange stands. Each variant names what it waits for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -93,8 +99,20 @@ enum Phase {
     Push(Box<wechat::Pushed>),
     /// The mark of a turn whose draft is shown as soon as it is there.
     Draft(Box<turns::Draft>),
-    /// How a turn stands.
-    Turn(u32),
+    /// The request's body in the store, for whoever runs the turn.
+    KeepBody(u32, Box<Waiting>),
+    /// News of a turn that another exchange runs.
+    Watching(Box<Watching>),
+    /// Whether this is to run a turn.
+    Claiming(u32, String),
+    /// The request's body out of the store.
+    Restoring(u32, Box<Saved>),
+    /// The store's word that a point is kept from which another runner could go on.
+    Saved(Box<Saved>),
+    /// The store's word that the turn's end is kept.
+    Ending,
+    /// What a person is asked, or what became of the person's word.
+    Approvals(Box<approvals::Asked>),
     /// How rollouts stand, after an order or without one.
     Rollouts(Box<rollouts::Asked>),
     /// The two probes of `/readyz`.
@@ -130,6 +148,18 @@ struct Facts {
     ticket: u64,
     /// The turn that is asked about.
     turn: Option<String>,
+    /// The question to a person that is asked about.
+    approval: Option<approvals::Named>,
+    /// What the client calls its request, so that it is not run twice.
+    idempotency_key: Option<String>,
+    /// Of what is asked, where the request has a key.
+    digest: [u8; 32],
+    /// The client will come back for the answer.
+    respond_async: bool,
+    /// The number of the last event that the client has.
+    last_event: u32,
+    /// How long the client would wait for the turn that is asked about, in seconds.
+    wait_s: u64,
 }
 
 /// The times at which something must happen, in milliseconds since 1970.
@@ -147,6 +177,8 @@ struct Timers {
     attempt: Option<u64>,
     frame: Option<u64>,
     backoff: Option<u64>,
+    watch: Option<u64>,
+    run: Option<u64>,
 }
 
 impl Timers {
@@ -165,6 +197,8 @@ impl Timers {
             (self.attempt, DeadlineReason::Attempt),
             (self.frame, DeadlineReason::Frame),
             (self.backoff, DeadlineReason::Backoff),
+            (self.watch, DeadlineReason::Watch),
+            (self.run, DeadlineReason::Run),
         ]
         .into_iter()
         .filter_map(|(at, reason)| at.map(|at| (at, reason)))
@@ -181,6 +215,10 @@ pub struct Exchange {
     story: Story,
     lease: Option<Lease>,
     dues: Dues,
+    /// Another exchange is to run the turn.
+    durable: Option<Durable>,
+    /// This one runs a turn whose clients are elsewhere.
+    run: Option<Run>,
     next_id: u32,
     #[serde(skip)]
     outputs: VecDeque<Output>,
@@ -189,38 +227,33 @@ pub struct Exchange {
 impl Exchange {
     /// Begins with a request's head. Drain it.
     pub fn new(policy: &Policy, head: RequestHead, now: Moment) -> Self {
-        let facts = routes::facts(policy, &head, now);
-        let mut exchange = Self {
+        let mut exchange = Self::blank(policy, &head, now);
+        exchange.begin(policy, &head, now);
+        exchange.settle(now);
+        exchange
+    }
+
+    fn blank(policy: &Policy, head: &RequestHead, now: Moment) -> Self {
+        Self {
             phase: Phase::Done,
-            facts,
+            facts: routes::facts(policy, head, now),
             timers: Timers::default(),
             story: Story::default(),
             lease: None,
             dues: Dues::default(),
+            durable: None,
+            run: None,
             next_id: 1,
             outputs: VecDeque::new(),
-        };
-        exchange.begin(policy, &head, now);
-        exchange.settle();
-        exchange
+        }
     }
 
     /// Begins where a key's [alarm](crate::state::Reduced::alarm_ms) has gone off. There is no
     /// client: nothing is answered. Drain it.
     pub fn alarm(policy: &Policy, key: &str, now: Moment) -> Self {
-        let _ = (key, now);
-        let head = RequestHead::default();
-        let mut exchange = Self {
-            phase: Phase::Done,
-            facts: routes::facts(policy, &head, now),
-            timers: Timers::default(),
-            story: Story::default(),
-            lease: None,
-            dues: Dues::default(),
-            next_id: 1,
-            outputs: VecDeque::new(),
-        };
-        exchange.settle();
+        let mut exchange = Self::blank(policy, &RequestHead::default(), now);
+        exchange.claim(key, now);
+        exchange.settle(now);
         exchange
     }
 
@@ -232,9 +265,10 @@ impl Exchange {
         match input {
             Input::ClientGone => self.client_gone(policy, now),
             Input::Deadline => self.deadline(policy, now),
+            input if self.in_run(policy, &input, now) => {}
             input => self.advance(policy, input, now),
         }
-        self.settle();
+        self.settle(now);
     }
 
     /// The next thing to do; `None` when all is done. To be called until then after
@@ -276,16 +310,7 @@ impl Exchange {
         now: Moment,
         streaming: bool,
     ) -> Vec<Output> {
-        let mut exchange = Self {
-            phase: Phase::Done,
-            facts: routes::facts(policy, head, begun),
-            timers: Timers::default(),
-            story: Story::default(),
-            lease: None,
-            dues: Dues::default(),
-            next_id: 1,
-            outputs: VecDeque::new(),
-        };
+        let mut exchange = Self::blank(policy, head, begun);
         let failure = Failure::new(Code::Internal, "a defect of the gateway; other requests are not touched");
         if streaming {
             exchange.story.status = 200;
@@ -294,12 +319,13 @@ impl Exchange {
         } else {
             exchange.fail(policy, &failure, now);
         }
-        exchange.settle();
+        exchange.settle(now);
         exchange.outputs.into()
     }
 
     /// Ends a drain: done, or when to come back.
-    fn settle(&mut self) {
+    fn settle(&mut self, now: Moment) {
+        self.flush_run(now);
         if self.is_done() {
             self.outputs.push_back(Output::Done);
         } else if let Some((at_ms, reason)) = self.timers.next() {
@@ -344,13 +370,16 @@ impl Exchange {
             | Route::Renew
             | Route::Token
             | Route::Revoke
-            | Route::Steer => {
+            | Route::Steer
+            | Route::Decide
+            | Route::OperatorDecides => {
                 self.phase = Phase::Body;
                 self.timers.body = Some(now.unix_ms + policy.deadlines.body);
                 self.outputs.push_back(Output::ReadBody { limit: self.facts.route.body_limit(policy) });
             }
             Route::Rollouts => self.show_rollouts(policy, now),
-            Route::Turn => self.look_for_turn(policy, now),
+            Route::Approval | Route::Approvals => self.show_approvals(policy, now),
+            Route::Turn | Route::TurnEvents | Route::CancelTurn => self.look_for_turn(policy, now),
             Route::Health => self.respond_json(policy, 200, r#"{"status":"live"}"#.into(), now),
             Route::Version => self.respond_json(policy, 200, operations::version(policy), now),
             Route::Ready => self.probe(policy, now),
@@ -385,8 +414,13 @@ impl Exchange {
             Phase::SendPicture(sending) => self.in_sending(policy, sending, input, now),
             Phase::Push(pushed) => self.in_push(policy, *pushed, input, now),
             Phase::Draft(draft) => self.in_draft(policy, draft, &input, now),
-            Phase::Turn(id) => self.in_turn(policy, id, &input, now),
+            Phase::KeepBody(id, waiting) => self.in_keep_body(policy, id, waiting, &input, now),
+            Phase::Watching(watching) => self.in_watching(policy, watching, &input, now),
+            Phase::Claiming(id, key) => self.in_claim(policy, id, key, &input, now),
+            Phase::Restoring(id, saved) => self.in_restoring(policy, id, saved, &input, now),
+            phase @ (Phase::Saved(_) | Phase::Ending) => self.phase = phase,
             Phase::Rollouts(asked) => self.in_rollouts(policy, asked, &input, now),
+            Phase::Approvals(asked) => self.in_approvals(policy, asked, &input, now),
             Phase::Probes(probes) => self.in_probes(policy, probes, input, now),
             Phase::Done => {}
         }
@@ -397,6 +431,7 @@ impl Exchange {
         if self.is_done() || self.story.drafted {
             return;
         }
+        self.leave_turn();
         self.cancel();
         self.story.client_gone = true;
         self.finish(policy, now);
@@ -462,13 +497,24 @@ impl Exchange {
                     Phase::SendPicture(sending) => self.piece_failed(policy, &sending, now),
                     Phase::Push(_) => self.push_done(policy, true, now),
                     Phase::Draft(draft) => self.drop_draft(policy, *draft, now),
-                    Phase::Turn(_) => self.turn_not_read(policy, now),
+                    Phase::Watching(watching) => self.watch_failed(policy, *watching, now),
+                    // The alarm comes again.
+                    Phase::Claiming(..) => {}
                     Phase::Rollouts(_) => self.rollouts_store_failed(policy, now),
+                    Phase::Approvals(asked) => self.approvals_not_read(policy, asked.said(), now),
                     phase => self.phase = phase,
                 }
             }
             DeadlineReason::Frame => self.frame_due(policy, now),
             DeadlineReason::Backoff => self.try_again(policy, now),
+            DeadlineReason::Run => self.run_due(policy, now),
+            DeadlineReason::Watch => match std::mem::replace(&mut self.phase, Phase::Done) {
+                Phase::Watching(watching) => self.look_again_at_turn(watching, now),
+                phase => {
+                    self.timers.watch = None;
+                    self.phase = phase;
+                }
+            },
             DeadlineReason::Turn
             | DeadlineReason::FirstByte
             | DeadlineReason::Idle
@@ -524,12 +570,14 @@ impl Exchange {
             Phase::LoginAnswer(asked) => Some(asked.fetch_id),
             Phase::LoginRisk(asked) => Some(asked.id),
             Phase::Draft(draft) => Some(draft.store_id),
-            Phase::Turn(id) => Some(*id),
+            Phase::KeepBody(id, _) | Phase::Claiming(id, _) | Phase::Restoring(id, _) => Some(*id),
+            Phase::Watching(watching) => Some(watching.store_id),
             Phase::LoginGates(asked) => Some(asked.store_id),
             Phase::SendPicture(sending) => Some(sending.store_id),
             Phase::Push(pushed) => pushed.store_id(),
             Phase::Rollouts(asked) => Some(asked.store_id),
-            Phase::Body | Phase::Backoff(_) | Phase::Done => None,
+            Phase::Approvals(asked) => Some(asked.store_id),
+            Phase::Body | Phase::Backoff(_) | Phase::Saved(_) | Phase::Ending | Phase::Done => None,
         };
         if let Some(id) = id {
             self.outputs.push_back(Output::Cancel { id });
@@ -623,6 +671,10 @@ impl Exchange {
     }
 
     fn send_whole(&mut self, status: u16, mut extra: Vec<(String, String)>, body: ByteBuf) {
+        if self.run.is_some() {
+            self.story.status = status;
+            return self.keep_end(status, String::from_utf8_lossy(&body).into_owned());
+        }
         let mut headers = self.common_headers();
         // In the order in which they always were.
         extra.insert(1, ("content-length".into(), body.len().to_string()));
@@ -648,10 +700,18 @@ impl Exchange {
     fn finish(&mut self, policy: &Policy, now: Moment) {
         self.release_lease(policy);
         self.pay(now);
-        if let Some(record) = self.story.line(policy, &self.facts, now) {
+        if let Some(record) = self.story.line(policy, &self.facts, self.run.is_some(), now) {
             self.outputs.push_back(record);
         }
         self.phase = Phase::Done;
+        self.end_run();
+    }
+
+    /// The last of an answer has been sent.
+    fn end_answer(&mut self) {
+        if self.run.is_none() {
+            self.outputs.push_back(Output::End);
+        }
     }
 
     /// What stands for the caller in stores and logs.

@@ -9,11 +9,13 @@ use serde::{Deserialize, Serialize};
 use crate::{
     policy::{Policy, redact::Redactor, tokens},
     seam::Moment,
-    state::cache,
 };
 
 /// Milliseconds between two events of text: twenty a second look fluent, and cost a phone little.
 const FRAME: u64 = 50;
+
+/// The most bytes of a whole text that are kept for the end.
+const MOST_WHOLE: usize = 512 * 1024;
 
 /// What has come and not gone yet.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -75,7 +77,7 @@ impl Pieces {
         self.written = true;
         if let Some(whole) = &mut self.whole {
             whole.push_str(&text);
-            if whole.len() > cache::MOST_BYTES {
+            if whole.len() > MOST_WHOLE {
                 self.whole = None;
             }
         }

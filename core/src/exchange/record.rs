@@ -81,11 +81,28 @@ pub(super) struct Story {
     pub cached: bool,
     /// A draft was the whole answer; what comes after it is kept.
     pub drafted: bool,
+    /// The request began a turn that another exchange runs, or joined one.
+    pub turn: Option<TurnStory>,
+    /// This runner took the turn over from one that died; it lost it to another; its person did not want it.
+    pub takeover: bool,
+    pub lost: bool,
+    pub cancelled: bool,
+    /// What a person was asked about, and what the person said.
+    pub tool: Option<String>,
+    pub approves: Option<bool>,
     /// What was wrong with an answer that was asked for again: keywords and places of its schema.
     pub violations: Vec<String>,
     /// What was said, redacted, where it may be logged at all.
     pub input: Option<String>,
     pub answer: Option<String>,
+}
+
+/// What a request was to a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum TurnStory {
+    Begun,
+    Joined,
 }
 
 /// The most characters of a text in a log line.
@@ -138,7 +155,9 @@ impl Story {
     }
 
     /// The line, unless the settings do not want it.
-    pub(super) fn line(&self, policy: &Policy, facts: &Facts, now: Moment) -> Option<Output> {
+    ///
+    /// `runs` says that it is not a request's, but that of a turn whose clients are elsewhere.
+    pub(super) fn line(&self, policy: &Policy, facts: &Facts, runs: bool, now: Moment) -> Option<Output> {
         let level = match self.code {
             Some(code) => code.level(),
             None if self.store_failed || self.is_misconfigured() => Level::Error,
@@ -154,7 +173,7 @@ impl Story {
         let mut put = |key: &str, value: Value| line.insert(key.into(), value);
         put("ts", timestamp(now.unix_ms).into());
         put("level", level_name(level).into());
-        put("event", "request".into());
+        put("event", if runs { "turn" } else { "request" }.into());
         put("traceId", facts.trace_id.as_str().into());
         put("requestId", facts.request_id.as_str().into());
         put("host", policy.host.name.as_str().into());
@@ -204,6 +223,20 @@ impl Story {
         }
         if self.drafted {
             put("drafted", true.into());
+        }
+        if let Some(turn) = self.turn {
+            put("turn", json!(turn));
+        }
+        if let Some(tool) = &self.tool {
+            put("tool", tool.as_str().into());
+        }
+        if let Some(approves) = self.approves {
+            put("approves", approves.into());
+        }
+        for (name, is) in [("takeover", self.takeover), ("lost", self.lost), ("cancelled", self.cancelled)] {
+            if is {
+                put(name, true.into());
+            }
         }
         if !self.violations.is_empty() {
             put("violations", self.violations.iter().map(|text| Value::from(text.as_str())).collect());

@@ -18,7 +18,7 @@ use crate::{
         redact::redact,
         schema::{self, Violation},
     },
-    seam::{Moment, Output},
+    seam::Moment,
     wire::{
         answer::{Answer, Finish, Usage},
         extract,
@@ -122,8 +122,10 @@ impl Exchange {
         let mut out = String::with_capacity(text.len() + 512);
         plan.reply.delta(&mut out, plan.part, text);
         plan.reply.done(&mut out, ending);
+        let whole = plan.reply.whole(text, ending);
         self.send(policy, out, now);
-        self.outputs.push_back(Output::End);
+        self.keep_end(200, whole);
+        self.end_answer();
         self.finish(policy, now);
     }
 
@@ -142,15 +144,40 @@ impl Exchange {
         match turn {
             Turn { voice: Voice::Mini(mut plan), rate_headers, .. } if plan.part == Part::Draft => {
                 plan.drafted = true;
+                plan.draft_text = pieces.into_whole();
                 self.refine(policy, *plan, rate_headers, now);
             }
             turn => {
                 if let Some(text) = pieces.into_whole() {
+                    self.keep_whole(&turn, &text, finish, usage);
                     self.keep(policy, &turn, &Answer { text, finish, usage });
                 }
-                self.outputs.push_back(Output::End);
+                self.end_answer();
                 self.finish(policy, now);
             }
+        }
+    }
+
+    /// The whole answer of a turn whose clients are elsewhere.
+    fn keep_whole(&mut self, turn: &Turn, text: &str, finish: Finish, usage: Usage) {
+        if self.run.is_none() {
+            return;
+        }
+        let links = links::find(text);
+        let body = match &turn.voice {
+            Voice::Mini(plan) => plan.reply.whole(text, Ending { finish, usage, links: &links, data: None }),
+            Voice::Chat { envelope, .. } => {
+                envelope.whole(&Answer { text: text.to_owned(), finish, usage }, &links)
+            }
+        };
+        self.keep_end(200, body);
+    }
+
+    /// The end of a chat that was streamed, likewise.
+    pub(super) fn keep_chat(&mut self, turn: &Turn, streaming: &Streaming) {
+        if let Some(text) = streaming.chat_text() {
+            let finish = streaming.finish_or_stop();
+            self.keep_whole(turn, text, finish, streaming.usage());
         }
     }
 
@@ -189,9 +216,11 @@ impl Exchange {
         plan.reply.degraded = true;
         let mut out = String::new();
         let usage = self.story.usage.unwrap_or_default();
-        plan.reply.done(&mut out, Ending { finish: Finish::Stop, usage, links: &[], data: None });
+        let ending = Ending { finish: Finish::Stop, usage, links: &[], data: None };
+        plan.reply.done(&mut out, ending);
         self.send(policy, out, now);
-        self.outputs.push_back(Output::End);
+        self.keep_end(200, plan.reply.whole(plan.draft_text.as_deref().unwrap_or_default(), ending));
+        self.end_answer();
         self.finish(policy, now);
     }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Facts, gates::Caller, turns};
+use super::{Facts, approvals, gates::Caller, turns};
 use crate::{
     policy::{
         Origins, Policy, auth,
@@ -16,11 +16,11 @@ use crate::{
 };
 
 /// Headers that a browser may send across origins.
-const ALLOWED_HEADERS: &str =
-    "authorization, content-type, traceparent, x-api-key, x-openclaw-profile, x-trace-id";
+const ALLOWED_HEADERS: &str = "authorization, content-type, idempotency-key, last-event-id, prefer, traceparent, x-api-key, \
+     x-openclaw-profile, x-trace-id";
 /// Headers that a browser may read across origins.
 const EXPOSED_HEADERS: &str =
-    "retry-after, ratelimit-limit, ratelimit-remaining, ratelimit-reset, x-request-id, x-trace-id";
+    "location, retry-after, ratelimit-limit, ratelimit-remaining, ratelimit-reset, x-request-id, x-trace-id";
 
 /// The most bytes of a body that is not a conversation.
 const SMALL_BODY: u64 = 16 * 1024;
@@ -31,8 +31,12 @@ pub(super) enum Route {
     Chat,
     /// An intent.
     Ask,
-    /// What has become of an intent whose draft was given.
+    /// How a turn stands.
     Turn,
+    /// Its events.
+    TurnEvents,
+    /// Its end, before it ends by itself.
+    CancelTurn,
     /// A code of `wx.login` for a token.
     Login,
     /// A token for a newer one.
@@ -45,6 +49,14 @@ pub(super) enum Route {
     Picture,
     /// A message that WeChat pushes.
     Push,
+    /// What a person is asked about the person's own turn.
+    Approval,
+    /// The person's word.
+    Decide,
+    /// What operators are asked.
+    Approvals,
+    /// An operator's word.
+    OperatorDecides,
     /// How the rollouts stand.
     Rollouts,
     /// An order to a rollout: the same path with a body.
@@ -66,7 +78,16 @@ impl Route {
             "/v1/admin/sessions/revoke" => Self::Revoke,
             "/v1/wechat/push" => Self::Push,
             path if path.starts_with(picture::PREFIX) => Self::Picture,
+            path if path.starts_with(turns::PATH) && path.ends_with(turns::EVENTS) => Self::TurnEvents,
+            path if path.starts_with(turns::PATH) && method == "DELETE" => Self::CancelTurn,
             path if path.starts_with(turns::PATH) => Self::Turn,
+            path if path.starts_with(approvals::MINE) && method == "POST" => Self::Decide,
+            path if path.starts_with(approvals::MINE) => Self::Approval,
+            approvals::ALL => Self::Approvals,
+            path if path.starts_with(approvals::ALL) && approvals::named(path).is_some() => match method {
+                "POST" => Self::OperatorDecides,
+                _ => Self::Approvals,
+            },
             "/v1/admin/rollouts" if method == "POST" => Self::Steer,
             "/v1/admin/rollouts" => Self::Rollouts,
             "/healthz" => Self::Health,
@@ -81,13 +102,16 @@ impl Route {
         match self {
             Self::Chat => "/api/chat",
             Self::Ask => "/v1/mini/ask",
-            Self::Turn => "/v1/mini/turns",
+            Self::Turn | Self::CancelTurn => "/v1/mini/turns",
+            Self::TurnEvents => "/v1/mini/turns/events",
             Self::Login => "/v1/mini/login",
             Self::Renew => "/v1/mini/token/renew",
             Self::Token => "/v1/mini/token",
             Self::Revoke => "/v1/admin/sessions/revoke",
             Self::Picture => "/v1/wechat/media",
             Self::Push => "/v1/wechat/push",
+            Self::Approval | Self::Decide => "/v1/mini/approvals",
+            Self::Approvals | Self::OperatorDecides => "/v1/admin/approvals",
             Self::Rollouts | Self::Steer => "/v1/admin/rollouts",
             Self::Health => "/healthz",
             Self::Ready => "/readyz",
@@ -103,7 +127,15 @@ impl Route {
 
     /// Whether it wants one of the operator's own keys, which lie in no phone.
     pub(super) fn is_operators(self) -> bool {
-        matches!(self, Self::Token | Self::Revoke | Self::Rollouts | Self::Steer)
+        matches!(
+            self,
+            Self::Token
+                | Self::Revoke
+                | Self::Rollouts
+                | Self::Steer
+                | Self::Approvals
+                | Self::OperatorDecides
+        )
     }
 
     /// Whether what is sent there counts for or against its sender. What is WeChat's proves itself,
@@ -123,8 +155,10 @@ impl Route {
     fn methods(self) -> &'static str {
         match self {
             Self::Chat | Self::Ask | Self::Login | Self::Renew | Self::Token | Self::Revoke => "POST",
-            Self::Rollouts | Self::Steer | Self::Push => "GET, POST",
-            Self::Turn => "GET",
+            Self::Rollouts | Self::Steer | Self::Push | Self::Approval | Self::Decide => "GET, POST",
+            Self::Approvals | Self::OperatorDecides => "GET, POST",
+            Self::Turn | Self::CancelTurn => "GET, DELETE",
+            Self::TurnEvents => "GET",
             Self::Picture | Self::Health | Self::Ready | Self::Version => "GET, HEAD",
             Self::Unknown => "",
         }
@@ -187,7 +221,34 @@ pub(super) fn facts(policy: &Policy, head: &RequestHead, now: Moment) -> Facts {
         restricted: false,
         ticket: ticket(now),
         turn: turns::named(&head.path),
+        approval: approvals::named(&head.path),
+        idempotency_key: head.header("idempotency-key").map(|key| key.trim().to_owned()),
+        digest: [0; 32],
+        respond_async: prefers_async(head.header("prefer")),
+        last_event: last_event(head),
+        wait_s: parameter(&head.query, "wait").and_then(|wait| wait.parse().ok()).unwrap_or(0),
     }
+}
+
+/// `Prefer: respond-async` (RFC 7240), alone or in a list.
+fn prefers_async(prefer: Option<&str>) -> bool {
+    let mut preferences = prefer.unwrap_or_default().split(',');
+    preferences
+        .any(|one| one.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("respond-async"))
+}
+
+/// Where an event stream goes on: `Last-Event-ID`, or `after` in the query for clients that cannot
+/// set that header.
+fn last_event(head: &RequestHead) -> u32 {
+    let id = head.header("last-event-id").or_else(|| parameter(&head.query, "after"));
+    id.and_then(|id| id.trim().parse().ok()).unwrap_or(0)
+}
+
+/// A parameter of a query whose values need no decoding.
+fn parameter<'q>(query: &'q str, name: &str) -> Option<&'q str> {
+    query
+        .split('&')
+        .find_map(|pair| pair.split_once('=').filter(|(key, _)| *key == name).map(|(_, value)| value))
 }
 
 /// A number that no other request has, from the same randomness as its id.
@@ -300,13 +361,21 @@ fn caller(policy: &Policy, route: Route, presented: Option<&str>, now: Moment) -
             .ok_or(Rejected { failure: Failure::new(Code::Unauthorized, message), guessed: true })
     };
     match route {
-        Route::Chat | Route::Ask | Route::Turn => chat_caller(policy, presented, now),
+        Route::Chat
+        | Route::Ask
+        | Route::Turn
+        | Route::TurnEvents
+        | Route::CancelTurn
+        | Route::Approval
+        | Route::Decide => chat_caller(policy, presented, now),
         Route::Renew => session_caller(policy, presented.unwrap_or_default(), true, now),
         Route::Token => only(&policy.login.server_keys, "SERVER_KEY"),
         Route::Revoke => only(&policy.admin_keys, "ADMIN_KEY"),
         // The log says which of the keys gave an order.
-        Route::Rollouts | Route::Steer => only(&policy.admin_keys, "ADMIN_KEY")
-            .map(|_| Caller::Key(auth::subject(policy, "admin", presented.unwrap_or_default()))),
+        Route::Rollouts | Route::Steer | Route::Approvals | Route::OperatorDecides => {
+            only(&policy.admin_keys, "ADMIN_KEY")
+                .map(|_| Caller::Key(auth::subject(policy, "admin", presented.unwrap_or_default())))
+        }
         Route::Login
         | Route::Picture
         | Route::Push

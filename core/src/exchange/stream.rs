@@ -65,6 +65,8 @@ pub(super) struct Streaming {
     closed: bool,
     /// Text has come.
     begun: bool,
+    /// The text of a chat, where the whole answer is wanted at the end.
+    chat: Option<String>,
 }
 
 /// Events that nobody has seen yet.
@@ -161,7 +163,9 @@ impl Exchange {
         headers.extend(turn.rate_headers.iter().cloned());
         self.story.status = 200;
         self.story.opened = true;
-        self.outputs.push_back(Output::Head { status: 200, headers });
+        if self.run.is_none() {
+            self.outputs.push_back(Output::Head { status: 200, headers });
+        }
         let mut first = String::with_capacity(256);
         match &mut turn.voice {
             Voice::Chat { envelope, .. } => envelope.first(&mut first),
@@ -176,6 +180,9 @@ impl Exchange {
         let mut streaming = Streaming::default();
         if policy.content.mode != ContentMode::Off {
             streaming.held = Some(Box::default());
+        }
+        if self.run.is_some() && matches!(turn.voice, Voice::Chat { .. }) {
+            streaming.chat = Some(String::new());
         }
         if let Voice::Mini(plan) = &turn.voice {
             streaming.mini = Some(Box::new(plan.pieces(policy)));
@@ -276,7 +283,8 @@ impl Exchange {
             let finish = streaming.finish.unwrap_or(Finish::Stop);
             return self.mini_streamed(policy, *turn, *pieces, streaming.usage, finish, now);
         }
-        self.outputs.push_back(Output::End);
+        self.keep_chat(&turn, &streaming);
+        self.end_answer();
         self.finish(policy, now);
     }
 
@@ -434,13 +442,14 @@ impl Exchange {
             out.push_str(DONE);
         }
         self.send(policy, out, now);
-        self.outputs.push_back(Output::End);
+        self.keep_end(failure.code.status(), body);
+        self.end_answer();
         self.finish(policy, now);
     }
 
     /// Sends bytes to a streaming client and moves its heartbeat.
     pub(super) fn send(&mut self, policy: &Policy, out: String, now: Moment) {
-        if out.is_empty() {
+        if out.is_empty() || self.keep_events(&out) {
             return;
         }
         self.timers.heartbeat = Some(now.unix_ms + policy.deadlines.heartbeat);
@@ -460,6 +469,21 @@ impl Streaming {
     pub(super) fn inspection_id(&self) -> Option<u32> {
         let (inspection, _) = self.held.as_ref()?.checking.as_ref()?;
         Some(inspection.id())
+    }
+
+    /// The text of a chat, where it was wanted.
+    pub(super) fn chat_text(&self) -> Option<&str> {
+        self.chat.as_deref()
+    }
+
+    /// Why it ended.
+    pub(super) fn finish_or_stop(&self) -> Finish {
+        self.finish.unwrap_or(Finish::Stop)
+    }
+
+    /// What it cost.
+    pub(super) fn usage(&self) -> Usage {
+        self.usage
     }
 
     /// Whether OpenClaw's connection is still there.
@@ -490,7 +514,7 @@ impl Streaming {
         now: Moment,
     ) -> Option<Failure> {
         let api = turn.api;
-        let Self { events, links, finish, usage, held, mini, begun, .. } = self;
+        let Self { events, links, finish, usage, held, mini, begun, chat, .. } = self;
         let (mut failure, mut done) = (None, false);
         let mut handle = |event: StreamEvent<'_>| {
             if failure.is_some() || done {
@@ -503,6 +527,9 @@ impl Streaming {
                     match (&turn.voice, mini.as_mut()) {
                         (Voice::Chat { envelope, .. }, _) => {
                             envelope.delta(out, raw);
+                            if let (Ok(text), Some(chat)) = (&text, chat.as_mut()) {
+                                chat.push_str(text);
+                            }
                             if let (Ok(text), Some(held)) = (&text, held.as_mut()) {
                                 held.text.push_str(text);
                             }

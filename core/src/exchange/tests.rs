@@ -6,6 +6,7 @@ mod ask;
 mod ask_rules;
 mod content;
 mod deadlines;
+mod durable;
 mod endings;
 mod gates;
 mod login;

@@ -1,21 +1,33 @@
-//! A draft as a whole answer, and `GET /v1/mini/turns/{id}`, where the real answer is found later.
+//! How a request becomes a turn that another exchange runs, and drafts whose answer is found later.
 //!
-//! The exchange that gave the draft goes on after the end of its answer, and what it comes to is
-//! kept for a while under the request's id. Nobody but whoever asked may see it, and nothing may
-//! be sent to the client any more.
+//! A request with an idempotency key, one whose client will come back for the answer, and one whose
+//! profile does things are not run by the exchange of their connection: once its
+//! caller's gates are passed it leaves a checkpoint in the turn's cell, whose alarm begins a
+//! [runner](super::runner), and [watches](super::watching) like any other client. A second
+//! request with the same key finds the cell and runs nothing.
+//!
+//! An exchange that gave a draft goes on after the end of its answer, and what it comes to is kept in
+//! a cell of the same kind. Nothing may be sent to its client any more.
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use super::{
     Exchange, Phase,
-    chat::{Turn, Voice},
-    gates::{Caller, STORE_PATIENCE},
+    chat::{Turn, Voice, Waiting},
+    gates::{Gate, STORE_PATIENCE},
+    record::TurnStory,
+    routes::Route,
+    runner::{Next, named_by},
+    watching::{Manner, Watching},
 };
 use crate::{
-    policy::Policy,
-    seam::{Input, Moment, Output, PIECE},
-    state::{Op, Outcome},
+    policy::{Policy, catalog::Profile},
+    seam::{Input, Moment, Output},
+    state::{
+        Op, Outcome,
+        turn::{Create, Ended, State, TurnOp, TurnOutcome},
+    },
     wire::{
         answer::Answer,
         failure::{Code, Failure},
@@ -26,42 +38,56 @@ use crate::{
 
 /// What precedes the id in the path.
 pub(super) const PATH: &str = "/v1/mini/turns/";
-/// Milliseconds for which the end of a turn is kept.
+/// What follows it where the events are wanted.
+pub(super) const EVENTS: &str = "/events";
+/// What precedes the id in the cell's key.
+pub(super) const CELL: &str = "turn:";
+/// Milliseconds for which the end of a draft's turn is kept.
 const KEPT: u64 = 600_000;
 /// Milliseconds after the turn's deadline for which one that says nothing more counts as running.
 const OVERDUE: u64 = 5_000;
 /// Seconds after which a client may look.
 const LOOK_AFTER: u64 = 2;
-/// The most bytes of an answer that is kept: with its owner it is one value of a store.
-const MOST_BYTES: usize = PIECE - 1024;
+/// The most bytes of a whole answer that is kept: a value of a Durable Object has 2 MB.
+const MOST_BYTES: usize = 512 * 1024;
+/// The most characters of an idempotency key.
+const LONGEST_KEY: usize = 128;
 
 /// The turn that a path names, when it is the id of one.
 pub(super) fn named(path: &str) -> Option<String> {
     let id = path.strip_prefix(PATH)?;
+    let id = id.strip_suffix(EVENTS).unwrap_or(id);
     let hex = id.strip_prefix("req_")?;
     let valid = hex.len() == 32 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     valid.then(|| id.to_owned())
 }
 
-fn key(id: &str) -> String {
-    format!("turn:{id}")
+/// The key of a turn's cell.
+pub(super) fn cell(id: &str) -> String {
+    format!("{CELL}{id}")
 }
 
-/// What is kept.
-#[derive(Debug, Serialize, Deserialize)]
-struct Kept {
-    owner: String,
-    state: State,
+/// What is wrong with an idempotency key.
+pub(super) fn check_key(key: &str) -> Result<(), Failure> {
+    let valid = (1..=LONGEST_KEY).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
+    valid.then_some(()).ok_or_else(|| {
+        let message = "Idempotency-Key, requestId: 1 to 128 visible ASCII characters, as a UUID";
+        Failure::new(Code::IdempotencyKeyInvalid, message)
+    })
 }
 
-/// How a turn stands.
-#[derive(Debug, Serialize, Deserialize)]
-enum State {
-    Running,
-    /// The whole answer, a JSON object.
-    Done(String),
-    /// A failure's body, a JSON object.
-    Failed(String),
+/// A request that another exchange is to run.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Durable {
+    /// The turn goes on without its connection.
+    outlives: bool,
+    /// After so many milliseconds a client that waits is told to come back.
+    sync_ms: Option<u64>,
+    /// How long it may take and is kept, in milliseconds.
+    timeout_ms: u64,
+    keep_ms: u64,
+    /// Where its request's body lies, when the model needs it.
+    body: Option<(String, u64)>,
 }
 
 /// A draft that is shown as soon as its turn can be found.
@@ -73,19 +99,180 @@ pub(super) struct Draft {
 }
 
 impl Exchange {
+    /// A name that the client gave its request: in a header, or else in the body.
+    pub(super) fn take_wishes(&mut self, key: Option<&str>, asynchronous: bool) -> Result<(), Failure> {
+        if self.facts.idempotency_key.is_none() {
+            self.facts.idempotency_key = key.map(str::to_owned);
+        }
+        self.facts.respond_async |= asynchronous;
+        self.facts.idempotency_key.as_deref().map_or(Ok(()), check_key)
+    }
+
+    /// A request with a key is called by it: a second one gets the same id.
+    pub(super) fn take_name(
+        &mut self,
+        policy: &Policy,
+        user: Option<&str>,
+        digest: impl FnOnce() -> [u8; 32],
+    ) {
+        if let Some(key) = &self.facts.idempotency_key {
+            self.facts.request_id = named_by(policy, &self.owner(), user.unwrap_or_default(), key);
+            self.facts.digest = digest();
+        }
+    }
+
+    /// Whether another exchange runs the turn, and how.
+    pub(super) fn durably(&mut self, policy: &Policy, profile: Option<&Profile>) {
+        let keyed = self.facts.idempotency_key.is_some();
+        let sync_ms = profile.and_then(|profile| profile.sync_deadline_ms).map(u64::from);
+        let acts = profile.is_some_and(|profile| !profile.tools.is_empty());
+        let outlives = keyed || self.facts.respond_async;
+        if !outlives && sync_ms.is_none() && !acts {
+            return;
+        }
+        let rules = policy.catalog.turns;
+        let patient = self.facts.respond_async || sync_ms.is_some();
+        let usual = self.timers.turn.unwrap_or_default().saturating_sub(self.facts.started_ms);
+        let timeout_ms = if patient { usual.max(rules.timeout_ms.into()) } else { usual };
+        self.durable = Some(Durable {
+            outlives,
+            sync_ms,
+            timeout_ms,
+            keep_ms: u64::from(rules.keep_s) * 1_000,
+            body: None,
+        });
+    }
+
+    /// The operation that makes the turn, with everything that a runner needs.
+    pub(super) fn create(&self, waiting: &Waiting) -> Option<(Gate, String, Op)> {
+        let durable = self.durable.as_ref()?;
+        if waiting.fetch.body.refers_to_the_body() && durable.body.is_none() {
+            // The body is kept first, and only for those whom the gates let through.
+            return None;
+        }
+        let mut waiting = waiting.clone();
+        waiting.gates.clear();
+        waiting.turn.rate_headers.clear();
+        let mut runner = self.clone();
+        runner.durable = None;
+        if let Voice::Mini(plan) = &mut waiting.turn.voice {
+            plan.run_for_others();
+        }
+        let next = Next::Begin(Box::new(waiting));
+        let create = Create {
+            owner: self.owner(),
+            digest: self.facts.digest,
+            checkpoint: runner.checkpoint(next, durable.body.clone(), durable.timeout_ms),
+            timeout_ms: durable.timeout_ms,
+            keep_ms: durable.keep_ms,
+        };
+        Some((Gate::Create, cell(&self.facts.request_id), Op::Turn(TurnOp::Create(create))))
+    }
+
+    /// The gates are passed, and the request's body is wanted by whoever runs the turn.
+    pub(super) fn keep_body(&mut self, waiting: Box<Waiting>) {
+        let Some(durable) = &mut self.durable else { return };
+        let len = self.facts.body_bytes;
+        let key =
+            format!("body:{}:{}", self.facts.request_id, crate::policy::auth::hex(&self.facts.digest[..8]));
+        durable.body = Some((key.clone(), len));
+        let ttl_ms = durable.timeout_ms;
+        let id = self.take_id();
+        self.outputs.push_back(Output::KeepBody { id, key, ttl_ms });
+        self.phase = Phase::KeepBody(id, waiting);
+    }
+
+    pub(super) fn in_keep_body(
+        &mut self,
+        policy: &Policy,
+        id: u32,
+        waiting: Box<Waiting>,
+        input: &Input<'_>,
+        now: Moment,
+    ) {
+        match input {
+            Input::Stored { id: done, .. } if *done == id => {
+                let mut waiting = waiting;
+                let Some((gate, key, op)) = self.create(&waiting) else { return };
+                waiting.gates = vec![gate];
+                self.store(waiting, vec![(key, op)], now);
+            }
+            Input::StoreFailed { id: failed } if *failed == id => self.not_created(policy, now),
+            _ => self.phase = Phase::KeepBody(id, waiting),
+        }
+    }
+
+    /// A turn that can be found again cannot be begun without the store.
+    pub(super) fn not_created(&mut self, policy: &Policy, now: Moment) {
+        self.timers.store = None;
+        self.story.store_failed = true;
+        let failure = Failure::new(Code::StoreUnavailable, "the request cannot be kept now; send it again");
+        self.fail(policy, &failure.after(5), now);
+    }
+
+    /// The store knows the turn now.
+    pub(super) fn created(&mut self, policy: &Policy, waiting: Waiting, outcome: &TurnOutcome, now: Moment) {
+        match outcome {
+            TurnOutcome::Fresh => self.story.turn = Some(TurnStory::Begun),
+            TurnOutcome::Joined => self.story.turn = Some(TurnStory::Joined),
+            TurnOutcome::Conflict => {
+                let message = "another request had this Idempotency-Key or requestId; give each its own";
+                return self.fail(policy, &Failure::new(Code::IdempotencyConflict, message), now);
+            }
+            _ => return self.not_created(policy, now),
+        }
+        let Some(durable) = self.durable.take() else { return };
+        // Whoever runs it owes what it owes.
+        self.owes_nothing();
+        self.timers.turn = None;
+        let manner = if waiting.stream { Manner::Events } else { Manner::Whole };
+        let left = durable.timeout_ms.saturating_add(OVERDUE);
+        let wait = match (manner, durable.sync_ms) {
+            (Manner::Events, _) if self.facts.route == Route::Ask => STREAM.min(left),
+            (Manner::Whole, Some(sync_ms)) => sync_ms.min(left),
+            _ => left.min(policy.deadlines.turn.saturating_add(OVERDUE)),
+        };
+        let watching = Watching {
+            id: self.facts.request_id.clone(),
+            manner,
+            rate_headers: waiting.turn.rate_headers,
+            // Who is told to come back may go.
+            attached: !durable.outlives && durable.sync_ms.is_none(),
+            until_ms: self.facts.started_ms.saturating_add(wait),
+            after: self.facts.last_event,
+            began: true,
+            store_id: 0,
+            waits: false,
+        };
+        if self.facts.respond_async {
+            return self.accepted(policy, watching, State::Queued, None, now);
+        }
+        self.watch(watching, now);
+    }
+
     /// A draft has come: its turn is marked as running before anybody can look for it.
     pub(super) fn mark_turn(&mut self, turn: Turn, answer: Answer, now: Moment) {
         let store_id = self.take_id();
         let left = self.timers.turn.unwrap_or(now.unix_ms).saturating_sub(now.unix_ms);
-        let mark = self.turn_is(State::Running, left + OVERDUE);
-        self.outputs.push_back(Output::Store { id: store_id, ops: vec![mark] });
+        let create = Create {
+            owner: self.owner(),
+            digest: [0; 32],
+            checkpoint: ByteBuf::new(),
+            timeout_ms: left + OVERDUE,
+            keep_ms: KEPT,
+        };
+        let op = Op::Turn(TurnOp::Create(create));
+        self.outputs.push_back(Output::Store { id: store_id, ops: vec![(cell(&self.facts.request_id), op)] });
         self.timers.store = Some(now.unix_ms + STORE_PATIENCE);
         self.phase = Phase::Draft(Box::new(Draft { turn, answer, store_id }));
     }
 
     pub(super) fn in_draft(&mut self, policy: &Policy, draft: Box<Draft>, input: &Input<'_>, now: Moment) {
         match input {
-            Input::Stored { id, .. } if *id == draft.store_id => self.give_draft(policy, *draft, now),
+            Input::Stored { id, outcomes } if *id == draft.store_id => match outcomes.first() {
+                Some(Outcome::Turn(TurnOutcome::Fresh)) => self.give_draft(policy, *draft, now),
+                _ => self.drop_draft(policy, *draft, now),
+            },
             Input::StoreFailed { id } if *id == draft.store_id => self.drop_draft(policy, *draft, now),
             _ => self.phase = Phase::Draft(draft),
         }
@@ -122,89 +309,22 @@ impl Exchange {
 
     /// The turn is over: its end is kept in place of being sent.
     pub(super) fn keep_turn(&mut self, policy: &Policy, body: String, now: Moment) {
-        let state = match self.story.code {
-            Some(_) => State::Failed(body),
+        let (state, status, body) = match self.story.code {
+            Some(code) => (State::Failed, code.status(), body),
             None if body.len() > MOST_BYTES => {
                 let failure = Failure::new(Code::UpstreamProtocol, "the answer is too long to be kept");
                 self.story.code = Some(failure.code);
-                State::Failed(self.failure_body(&failure))
+                (State::Failed, failure.code.status(), self.failure_body(&failure))
             }
-            None => State::Done(body),
+            None => (State::Done, 200, body),
         };
-        let (key, op) = self.turn_is(state, KEPT);
-        self.tell(key, op);
+        let body = ByteBuf::from(body.into_bytes());
+        let ended = Ended { state, status, retry_after_s: self.story.retry_after_s, body };
+        let end = TurnOp::End { epoch: 0, ended, errand: None };
+        self.tell(cell(&self.facts.request_id), Op::Turn(end));
         self.finish(policy, now);
     }
-
-    fn turn_is(&self, state: State, ttl_ms: u64) -> (String, Op) {
-        let kept = Kept { owner: self.owner(), state };
-        // Encoding into memory does not fail for these types.
-        let value = ByteBuf::from(postcard::to_allocvec(&kept).unwrap_or_default());
-        (key(&self.facts.request_id), Op::Write { value, ttl_ms })
-    }
-
-    /// Whose turns a caller may see. A key says nothing of who asks with it: whoever has it and
-    /// knows an id, which nobody can guess, began that turn or was told of it.
-    fn owner(&self) -> String {
-        match &self.facts.caller {
-            Caller::Anyone => String::new(),
-            Caller::Key(id) => format!("key:{id}"),
-            Caller::Session { subject, .. } => format!("person:{subject}"),
-        }
-    }
-
-    /// `GET /v1/mini/turns/{id}`.
-    pub(super) fn look_for_turn(&mut self, policy: &Policy, now: Moment) {
-        if let Caller::Session { subject, .. } = &self.facts.caller {
-            self.story.subject = Some(subject.clone());
-        }
-        let Some(id) = &self.facts.turn else { return self.fail(policy, &unknown(), now) };
-        let ops = vec![(key(id), Op::Read)];
-        let store_id = self.take_id();
-        self.outputs.push_back(Output::Store { id: store_id, ops });
-        self.timers.store = Some(now.unix_ms + STORE_PATIENCE);
-        self.phase = Phase::Turn(store_id);
-    }
-
-    pub(super) fn in_turn(&mut self, policy: &Policy, store_id: u32, input: &Input<'_>, now: Moment) {
-        match input {
-            Input::Stored { id, outcomes } if *id == store_id => {
-                self.timers.store = None;
-                let kept = match outcomes.first() {
-                    Some(Outcome::Value(Some(value))) => postcard::from_bytes::<Kept>(value).ok(),
-                    _ => None,
-                };
-                match kept.filter(|kept| kept.owner == self.owner()) {
-                    Some(kept) => self.show_turn(policy, kept.state, now),
-                    None => self.fail(policy, &unknown(), now),
-                }
-            }
-            Input::StoreFailed { id } if *id == store_id => self.turn_not_read(policy, now),
-            _ => self.phase = Phase::Turn(store_id),
-        }
-    }
-
-    fn show_turn(&mut self, policy: &Policy, state: State, now: Moment) {
-        let (state, rest) = match &state {
-            State::Running => {
-                let headers = vec![("retry-after".into(), LOOK_AFTER.to_string())];
-                return self.respond(policy, 200, headers, r#"{"state":"running"}"#.into(), now);
-            }
-            State::Done(body) => ("done", body),
-            State::Failed(body) => ("failed", body),
-        };
-        let rest = rest.strip_prefix('{').unwrap_or("}");
-        self.respond_json(policy, 200, format!("{{\"state\":\"{state}\",{rest}"), now);
-    }
-
-    pub(super) fn turn_not_read(&mut self, policy: &Policy, now: Moment) {
-        self.timers.store = None;
-        self.story.store_failed = true;
-        let failure = Failure::new(Code::StoreUnavailable, "nobody knows now how the turn stands");
-        self.fail(policy, &failure.after(LOOK_AFTER), now);
-    }
 }
 
-fn unknown() -> Failure {
-    Failure::new(Code::TurnUnknown, "no such turn, or not any more, or not the caller's")
-}
+/// An event stream ends itself, and its client comes back, before `wx.request` gives up after 60 s.
+const STREAM: u64 = 50_000;

@@ -93,6 +93,13 @@ pub(crate) fn picture_tag(policy: &Policy, name: &str) -> String {
     hex(&keyed_hash(&policy.session_secret.0, &["picture", policy.environment.name(), name])[..16])
 }
 
+/// What proves what somebody was shown.
+pub(crate) fn grant(policy: &Policy, parts: &[&str]) -> String {
+    let all: Vec<&str> =
+        ["grant", policy.environment.name()].into_iter().chain(parts.iter().copied()).collect();
+    hex(&keyed_hash(&policy.session_secret.0, &all))
+}
+
 /// HMAC-SHA256 over parts, each preceded by its length so that no two lists collide.
 fn keyed_hash(key: &[u8], parts: &[&str]) -> [u8; 32] {
     // A key of any length is valid for HMAC (RFC 2104); the fallback is never taken.

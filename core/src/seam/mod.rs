@@ -26,7 +26,10 @@ pub const REQUEST_HEADERS: &[&str] = &[
     "access-control-request-method",
     "authorization",
     "content-type",
+    "idempotency-key",
+    "last-event-id",
     "origin",
+    "prefer",
     "traceparent",
     "x-api-key",
     "x-forwarded-for",
@@ -343,6 +346,10 @@ pub enum DeadlineReason {
     Frame,
     /// The upstream is asked again.
     Backoff,
+    /// A client looks again at a turn, or has waited long enough for it.
+    Watch,
+    /// A runner says that it is there.
+    Run,
 }
 
 /// A request to an upstream.

@@ -12,6 +12,7 @@ pub mod caller;
 mod comparison;
 pub mod histogram;
 mod news;
+pub mod register;
 pub mod rollout;
 pub mod turn;
 pub mod usage;
@@ -107,6 +108,15 @@ pub enum Op {
     Lookup(Lookup),
     /// Keeps an answer.
     Fill(Fill),
+    /// Adds something to a list of what waits.
+    Enlist(register::Entry),
+    /// Takes something out of such a list.
+    Delist {
+        /// What.
+        id: String,
+    },
+    /// Asks for such a list.
+    List,
     /// Something happens to a turn that outlives its connection.
     Turn(TurnOp),
     /// There will be no answer, or it is not waited for any more.
@@ -129,6 +139,8 @@ impl Op {
             Self::Reserve(_) | Self::Settle(_) | Self::Learn(_) | Self::Calibrate => true,
             Self::Lookup(_) | Self::Fill(_) | Self::Abandon { .. } => true,
             Self::Await { .. } | Self::Bring { .. } => true,
+            // What it names is found in its own cell.
+            Self::Enlist(_) | Self::Delist { .. } | Self::List => true,
             Self::Revoke { .. } | Self::Once { .. } | Self::Write { .. } | Self::Probe => false,
             Self::Steer(_) => false,
             // An epoch fences off runners that are alive; after a crash there are none.
@@ -142,7 +154,7 @@ impl Op {
     /// Whether it changes nothing: a host need not write what it reads.
     pub fn is_read(&self) -> bool {
         match self {
-            Self::Read => true,
+            Self::Read | Self::List => true,
             Self::Turn(TurnOp::Watch(watch)) => watch.awaited == Awaited::Nothing,
             _ => false,
         }
@@ -241,6 +253,8 @@ pub enum Outcome {
     Calibrated(Calibration),
     /// Of [`Op::Lookup`].
     Cached(Found),
+    /// Of [`Op::List`].
+    Listed(Vec<register::Entry>),
     /// Of [`Op::Turn`].
     Turn(TurnOutcome),
 }
@@ -334,6 +348,9 @@ pub fn reduce(op: &Op, old: Option<&[u8]>, unix_ms: u64) -> Reduced {
         Op::Calibrate => usage::calibrate(old),
         Op::Lookup(lookup) => cache::lookup(lookup, old, unix_ms),
         Op::Fill(fill) => cache::fill(fill, old, unix_ms),
+        Op::Enlist(entry) => register::enlist(entry, old, unix_ms),
+        Op::Delist { id } => register::delist(id, old, unix_ms),
+        Op::List => register::list(old, unix_ms),
         Op::Turn(op) => turn::reduce(op, old, unix_ms),
         Op::Abandon { ticket } => cache::abandon(*ticket, old, unix_ms),
         Op::Await { ticket, ttl_ms } => news::wait(*ticket, *ttl_ms, old, unix_ms),

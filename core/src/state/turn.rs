@@ -473,6 +473,10 @@ impl Turn {
     }
 
     fn apply(&mut self, op: &TurnOp, now: u64, wake: &mut Vec<u64>) -> TurnOutcome {
+        if self.checkpoint.is_empty() && !self.state.is_end() && now >= self.expires_ms {
+            // Whoever was to tell its end has died, and nobody can take it over.
+            self.state = State::Expired;
+        }
         match op {
             TurnOp::Create(create) => {
                 if create.digest == self.digest && create.owner == self.owner {

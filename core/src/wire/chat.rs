@@ -49,6 +49,10 @@ pub(crate) struct ChatRequest {
     pub system_at: usize,
     /// What was left out.
     pub warnings: Vec<Warning>,
+    /// What the client calls its request.
+    pub request_id: Option<String>,
+    /// The client will come back for the answer.
+    pub respond_async: bool,
 }
 
 /// Adds a system message of the server's after its usual one, at [`ChatRequest::system_at`].
@@ -94,6 +98,10 @@ struct Body<'a> {
     stream_options: Option<StreamOptions>,
     #[serde(default)]
     user: Option<String>,
+    #[serde(default, rename = "requestId")]
+    request_id: Option<String>,
+    #[serde(default, rename = "async")]
+    respond_async: Option<bool>,
     #[serde(borrow, default)]
     attachments: Option<Vec<Attachment<'a>>>,
 }
@@ -240,6 +248,8 @@ pub(crate) fn parse(policy: &Policy, body: &[u8], known: bool) -> Result<ChatReq
         body,
         system_at,
         warnings,
+        request_id: parsed.request_id,
+        respond_async: parsed.respond_async.unwrap_or(false),
     })
 }
 

@@ -86,6 +86,26 @@ codes! {
     SchemaUnknown = "schema_unknown", 400, Client, false;
     /// No turn of this caller's has that id, or not any more.
     TurnUnknown = "turn_unknown", 404, Client, false;
+    /// Not a name that a request may have.
+    IdempotencyKeyInvalid = "idempotency_key_invalid", 400, Client, false;
+    /// Another request had that key.
+    IdempotencyConflict = "idempotency_conflict", 422, Client, false;
+    /// The events that are asked for are not kept any more.
+    EventsGone = "events_gone", 410, Policy, false;
+    /// Its person did not want the turn any more.
+    TurnCancelled = "turn_cancelled", 409, Policy, false;
+    /// The turn's time was over before it ended.
+    TurnExpired = "turn_expired", 504, Policy, true;
+    /// The gateway was interrupted, and what the agent did until then is not known.
+    Interrupted = "interrupted", 502, Upstream, false;
+    /// Nothing is asked there, or not any more.
+    ApprovalGone = "approval_gone", 410, Client, false;
+    /// Somebody else is asked.
+    ApprovalForbidden = "approval_forbidden", 403, Policy, false;
+    /// Not a word that a question takes.
+    DecisionUnknown = "decision_unknown", 400, Client, false;
+    /// Not the grant that was shown.
+    GrantInvalid = "grant_invalid", 409, Client, false;
     /// No rollout of the configuration is the intent's.
     RolloutUnknown = "rollout_unknown", 404, Client, false;
     /// Not an order that a rollout takes.

@@ -47,6 +47,11 @@ pub(crate) struct Media {
 }
 
 impl Media {
+    /// Its base64, in the request's body.
+    pub(crate) fn bytes<'b>(&self, body: &'b [u8]) -> &'b [u8] {
+        body.get(self.data.clone()).unwrap_or_default()
+    }
+
     /// Appends it as a content part of Responses.
     pub(crate) fn push_part(&self, rope: &mut Rope) {
         let part = if self.is_file { "input_file" } else { "input_image" };

@@ -8,6 +8,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use minigate_scan::Elided;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, value::RawValue};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     answer::Warning,
@@ -53,6 +54,10 @@ pub(crate) struct MiniRequest {
     pub pictures: Vec<Picture>,
     /// What was left out.
     warnings: Vec<Warning>,
+    /// What the client calls its request.
+    pub request_id: Option<String>,
+    /// The client will come back for the answer.
+    pub respond_async: bool,
 }
 
 /// A message of the history.
@@ -109,6 +114,10 @@ struct Body<'a> {
     stream: Option<bool>,
     #[serde(default)]
     ascii: Option<bool>,
+    #[serde(default, alias = "request_id", rename = "requestId")]
+    request_id: Option<String>,
+    #[serde(default, rename = "async")]
+    respond_async: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -150,6 +159,8 @@ pub(crate) fn parse(policy: &Policy, body: &[u8]) -> Result<MiniRequest, Failure
         pictures: if policy.checks_pictures() { media.pictures() } else { Vec::new() },
         media: media.found,
         warnings,
+        request_id: parsed.request_id,
+        respond_async: parsed.respond_async.unwrap_or(false),
     })
 }
 
@@ -234,6 +245,31 @@ fn context(elided: &Elided<'_>, raw: Option<&RawValue>) -> Result<Option<String>
 }
 
 impl MiniRequest {
+    /// A hash of what is asked. How the answer is to come is not in it, nor what a client makes anew for each try:
+    /// its trace id.
+    pub(crate) fn digest(&self, body: &[u8]) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        let mut part = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        part(self.intent.as_bytes());
+        part(self.user.as_deref().unwrap_or_default().as_bytes());
+        for (name, value) in &self.input {
+            part(name.as_bytes());
+            part(value.as_bytes());
+        }
+        for said in &self.history {
+            part(if said.by_agent { b"agent" } else { b"user" });
+            part(said.text.as_bytes());
+        }
+        part(self.context.as_deref().unwrap_or_default().as_bytes());
+        for media in &self.media {
+            part(media.bytes(body));
+        }
+        hash.finalize().into()
+    }
+
     /// The input that fits the profile.
     pub(crate) fn fit(self, profile: &Profile) -> Result<Input, Failure> {
         let Self { mut input, history, context, media, mut warnings, .. } = self;

@@ -48,6 +48,7 @@ pub(super) struct World {
     pub(super) records: Vec<(Level, String)>,
     pub(super) audit: Vec<String>,
     pub(super) deadline: Option<(u64, DeadlineReason)>,
+    alarms: BTreeMap<String, Option<u64>>,
 }
 
 /// The default settings with one key, every line logged, and the caller's rate as the only
@@ -114,7 +115,28 @@ impl World {
         store: BTreeMap<String, Vec<u8>>,
         entropy: u8,
     ) -> Self {
-        let mut world = Self {
+        let mut world = Self::new(policy, now, store, entropy);
+        let exchange = Exchange::new(&world.policy, head, world.moment());
+        world.drain(exchange);
+        world
+    }
+
+    /// The alarm of a key has gone off.
+    pub(super) fn alarm(
+        policy: Policy,
+        key: &str,
+        now: u64,
+        store: BTreeMap<String, Vec<u8>>,
+        entropy: u8,
+    ) -> Self {
+        let mut world = Self::new(policy, now, store, entropy);
+        let exchange = Exchange::alarm(&world.policy, key, world.moment());
+        world.drain(exchange);
+        world
+    }
+
+    fn new(policy: Policy, now: u64, store: BTreeMap<String, Vec<u8>>, entropy: u8) -> Self {
+        Self {
             policy,
             entropy,
             now,
@@ -134,10 +156,8 @@ impl World {
             records: Vec::new(),
             audit: Vec::new(),
             deadline: None,
-        };
-        let exchange = Exchange::new(&world.policy, head, world.moment());
-        world.drain(exchange);
-        world
+            alarms: BTreeMap::new(),
+        }
     }
 
     /// A chat request whose body has come and whose token was granted: OpenClaw was asked.
@@ -310,7 +330,13 @@ impl World {
     fn reduce(&mut self, key: &str, op: &Op) -> Outcome {
         let reduced = state::reduce(op, self.store.get(key).map(Vec::as_slice), self.now);
         self.store.insert(key.to_owned(), reduced.new.into_vec());
+        self.alarms.insert(key.to_owned(), reduced.alarm_ms);
         reduced.outcome
+    }
+
+    /// When the alarm of a key goes off, as the last operation said.
+    pub(super) fn alarm_of(&self, key: &str) -> Option<u64> {
+        self.alarms.get(key).copied().flatten()
     }
 
     /// The ticket that is waited for is woken.

@@ -1,0 +1,454 @@
+//! A turn without a client: taken up where an alarm says so, run from its checkpoint, and kept.
+//!
+//! It is the same exchange as any other; only what goes to a client elsewhere goes into the turn's
+//! cell here. Everything about that cell goes through one queue, one list of operations at a
+//! time, so that they are applied in the order in which they were said, and what comes while a list is on its way
+//! goes together. A runner that the cell does not know any more stops, and touches nothing: another
+//! one has the turn.
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+use super::{
+    Exchange, Phase, Timers,
+    chat::{Turn, Voice, Waiting},
+    gates::STORE_PATIENCE,
+    turns,
+};
+use crate::{
+    policy::{Policy, auth},
+    seam::{Input, Moment, Output},
+    state::{
+        Op, Outcome,
+        turn::{Claimed, Ended, Event, LEASE_MS, State, Then, TurnOp, TurnOutcome, numbers_before},
+    },
+    wire::failure::{Code, Failure},
+};
+
+/// How often a runner says that it is there, and asks whether it is still wanted.
+const HEED: u64 = LEASE_MS / 3;
+/// Milliseconds after which a store that failed is asked again.
+const RETRY: u64 = 1_000;
+/// So many runners may die at one checkpoint; the next one gives the turn up.
+const MOST_TRIES: u32 = 4;
+
+/// What a runner knows of its turn's cell.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Run {
+    key: String,
+    epoch: u32,
+    /// Stands for this runner where it is to be woken.
+    ticket: u64,
+    /// What is to be said next.
+    queue: Vec<TurnOp>,
+    /// What is being said.
+    flight: Option<(u32, Vec<TurnOp>)>,
+    /// What it is woken by.
+    watch: Option<u32>,
+    /// The number of the last event.
+    last: u32,
+    /// When the store last said something: until a lease later nobody else has the turn.
+    heard_ms: u64,
+    /// The store failed since.
+    failing: bool,
+    /// How it ended.
+    pub(super) ended: Option<Ended>,
+    /// It is not wanted any more.
+    cancelled: bool,
+}
+
+/// From where a turn goes on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Next {
+    /// From its begin: nobody has been asked anything.
+    Begin(Box<Waiting>),
+    /// The model is asked, or was.
+    Ask(Box<Waiting>),
+}
+
+/// A point from which a turn can go on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Saved {
+    pub(super) next: Next,
+    /// The time that it had left, in milliseconds.
+    left_ms: u64,
+    /// Where its request's body lies, and its length, when the model needs it.
+    pub(super) body: Option<(String, u64)>,
+}
+
+impl Exchange {
+    /// This exchange as another one can go on with it.
+    pub(super) fn checkpoint(&self, next: Next, body: Option<(String, u64)>, left_ms: u64) -> ByteBuf {
+        let mut other = self.clone();
+        other.outputs.clear();
+        other.run = None;
+        other.timers = Timers::default();
+        other.lease = None;
+        other.phase = Phase::Saved(Box::new(Saved { next, left_ms, body }));
+        ByteBuf::from(other.encode())
+    }
+
+    /// An alarm has gone off.
+    pub(super) fn claim(&mut self, key: &str, now: Moment) {
+        if !key.starts_with(turns::CELL) {
+            return;
+        }
+        let store_id = self.take_id();
+        let claim = TurnOp::Claim { ticket: self.facts.ticket };
+        self.outputs.push_back(Output::Store { id: store_id, ops: vec![(key.to_owned(), Op::Turn(claim))] });
+        self.timers.store = Some(now.unix_ms + STORE_PATIENCE);
+        self.phase = Phase::Claiming(store_id, key.to_owned());
+    }
+
+    pub(super) fn in_claim(
+        &mut self,
+        policy: &Policy,
+        store_id: u32,
+        key: String,
+        input: &Input<'_>,
+        now: Moment,
+    ) {
+        match input {
+            Input::Stored { id, outcomes } if *id == store_id => {
+                self.timers.store = None;
+                if let Some(Outcome::Turn(TurnOutcome::Claimed(claimed))) = outcomes.first() {
+                    self.take_up(policy, key, claimed, now);
+                }
+            }
+            // The alarm comes again.
+            Input::StoreFailed { id } if *id == store_id => self.timers.store = None,
+            _ => self.phase = Phase::Claiming(store_id, key),
+        }
+    }
+
+    /// The turn is this runner's.
+    fn take_up(&mut self, policy: &Policy, key: String, claimed: &Claimed, now: Moment) {
+        let run = Run {
+            key,
+            epoch: claimed.epoch,
+            ticket: self.facts.ticket,
+            queue: Vec::new(),
+            flight: None,
+            watch: None,
+            last: numbers_before(claimed.epoch),
+            heard_ms: now.unix_ms,
+            failing: false,
+            ended: None,
+            cancelled: false,
+        };
+        let Some(mut saved) = Self::decode(&claimed.checkpoint) else {
+            // Written by another version of this program.
+            self.run = Some(run);
+            let failure = Failure::new(Code::Interrupted, "a newer version could not go on with the turn");
+            return self.fail(policy, &failure, now);
+        };
+        saved.next_id = self.next_id;
+        // A lease of the one before may still count.
+        saved.facts.ticket = self.facts.ticket;
+        saved.run = Some(run);
+        saved.story.takeover = claimed.epoch > 1 && claimed.tries > 1;
+        saved.outputs = std::mem::take(&mut self.outputs);
+        *self = saved;
+        self.heed();
+        let Phase::Saved(saved) = std::mem::replace(&mut self.phase, Phase::Done) else {
+            return self.fail(policy, &interrupted(), now);
+        };
+        self.timers.turn = Some(now.unix_ms.saturating_add(saved.left_ms));
+        if claimed.cancel {
+            return self.cancel_run(policy, now);
+        }
+        if claimed.expired {
+            let failure = Failure::new(Code::TurnExpired, "the turn's time was over before it ended");
+            return self.fail(policy, &failure, now);
+        }
+        if claimed.tries > MOST_TRIES {
+            return self.fail(policy, &interrupted(), now);
+        }
+        match saved.body.clone() {
+            Some((key, len)) => {
+                let id = self.take_id();
+                self.outputs.push_back(Output::Restore { id, key, len });
+                self.phase = Phase::Restoring(id, saved);
+            }
+            None => self.go_on_from(policy, *saved, now),
+        }
+    }
+
+    pub(super) fn in_restoring(
+        &mut self,
+        policy: &Policy,
+        id: u32,
+        saved: Box<Saved>,
+        input: &Input<'_>,
+        now: Moment,
+    ) {
+        match input {
+            Input::Stored { id: done, .. } if *done == id => self.go_on_from(policy, *saved, now),
+            Input::StoreFailed { id: failed } if *failed == id => {
+                let failure = Failure::new(Code::StoreUnavailable, "the attachments could not be read again");
+                self.fail(policy, &failure.after(5), now);
+            }
+            _ => self.phase = Phase::Restoring(id, saved),
+        }
+    }
+
+    fn go_on_from(&mut self, policy: &Policy, saved: Saved, now: Moment) {
+        match saved.next {
+            Next::Begin(waiting) => match self.written_anew(policy, *waiting) {
+                Some(waiting) => self.begin_run(policy, waiting, now),
+                None => {
+                    let failure = Failure::new(Code::Interrupted, "the configuration has changed meanwhile");
+                    self.fail(policy, &failure, now);
+                }
+            },
+            // The agent may have acted, and nobody knows what came of it.
+            Next::Ask(_) => self.fail(policy, &interrupted(), now),
+        }
+    }
+
+    /// The request to the model as this runner sends it. `None` when its profile is gone.
+    fn written_anew(&mut self, policy: &Policy, waiting: Waiting) -> Option<Waiting> {
+        match waiting.turn {
+            Turn { voice: Voice::Mini(plan), rate_headers, .. } => {
+                policy.catalog.profile(&plan.profile)?;
+                let anew = self.attempt(policy, *plan, rate_headers);
+                Some(Waiting {
+                    named: waiting.named,
+                    text: waiting.text,
+                    pictures: waiting.pictures,
+                    cache: waiting.cache,
+                    curated: waiting.curated,
+                    tokens: waiting.tokens,
+                    ..anew
+                })
+            }
+            mut turn => {
+                turn.fetch_id = self.take_id();
+                let mut fetch = waiting.fetch;
+                fetch.id = turn.fetch_id;
+                Some(Waiting { turn, fetch, ..waiting })
+            }
+        }
+    }
+
+    /// What is said to a client elsewhere goes into the cell here. Whether it did.
+    pub(super) fn keep_events(&mut self, out: &str) -> bool {
+        let Some(run) = &mut self.run else { return false };
+        let mut events = Vec::new();
+        for text in out.split_inclusive("\n\n") {
+            let own = text.strip_prefix("id: ").and_then(|rest| rest.split_once('\n'));
+            let own = own.and_then(|(number, rest)| Some((number.parse::<u32>().ok()?, rest)));
+            // What has a number of its own begins with 1 wherever it is written.
+            let rest = own.map_or(text, |(_, rest)| rest);
+            run.last += 1;
+            events.push(Event { number: run.last, text: format!("id: {}\n{rest}", run.last) });
+        }
+        match run.queue.last_mut() {
+            Some(TurnOp::Append { events: earlier, .. }) => earlier.extend(events),
+            _ => run.queue.push(TurnOp::Append { epoch: run.epoch, events }),
+        }
+        true
+    }
+
+    /// How the turn ended, as a client that waits is answered.
+    pub(super) fn keep_end(&mut self, status: u16, body: String) {
+        let Some(run) = &mut self.run else { return };
+        let state = match self.story.code {
+            None => State::Done,
+            Some(Code::TurnCancelled) => State::Cancelled,
+            Some(Code::TurnExpired) => State::Expired,
+            Some(_) => State::Failed,
+        };
+        let retry_after_s = self.story.retry_after_s;
+        run.ended = Some(Ended { state, status, retry_after_s, body: ByteBuf::from(body.into_bytes()) });
+    }
+
+    /// Everything is paid and written down: the end goes into the cell.
+    pub(super) fn end_run(&mut self) {
+        if self.run.is_none() {
+            return;
+        }
+        self.timers = Timers { run: self.timers.run, ..Timers::default() };
+        let nothing =
+            || Ended { state: State::Failed, status: 500, retry_after_s: None, body: ByteBuf::from(*b"{}") };
+        if let Some(run) = &mut self.run {
+            let ended = run.ended.take().unwrap_or_else(nothing);
+            run.queue.push(TurnOp::End { epoch: run.epoch, ended, errand: None });
+            self.phase = Phase::Ending;
+        }
+    }
+
+    /// Saves a point, and goes on when it is kept.
+    pub(super) fn save(&mut self, next: Next, body: Option<(String, u64)>, then: Then, now: Moment) {
+        let left_ms = self.timers.turn.unwrap_or(now.unix_ms).saturating_sub(now.unix_ms);
+        let checkpoint = self.checkpoint(next.clone(), body.clone(), left_ms);
+        if let Some(run) = &mut self.run {
+            run.queue.push(TurnOp::Save { epoch: run.epoch, checkpoint, then });
+            self.phase = Phase::Saved(Box::new(Saved { next, left_ms, body }));
+        }
+    }
+
+    /// The runner says that it is there.
+    pub(super) fn heed(&mut self) {
+        let Some(run) = &mut self.run else { return };
+        if let Some(id) = run.watch.take() {
+            self.outputs.push_back(Output::Cancel { id });
+        }
+        if !run.queue.iter().any(|op| matches!(op, TurnOp::Heed { .. })) {
+            run.queue.push(TurnOp::Heed { epoch: run.epoch, ticket: run.ticket });
+        }
+    }
+
+    /// Sends what is to be said, when nothing is on its way.
+    pub(super) fn flush_run(&mut self, now: Moment) {
+        let id = self.next_id;
+        let Some(run) = &mut self.run else { return };
+        if run.flight.is_some() || run.queue.is_empty() || run.failing {
+            return;
+        }
+        self.next_id = self.next_id.wrapping_add(1);
+        let ops = std::mem::take(&mut run.queue);
+        let list = ops.iter().map(|op| (run.key.clone(), Op::Turn(op.clone()))).collect();
+        self.outputs.push_back(Output::Store { id, ops: list });
+        run.flight = Some((id, ops));
+        self.timers.run = Some(now.unix_ms + STORE_PATIENCE);
+    }
+
+    /// Whether the input was about the cell.
+    pub(super) fn in_run(&mut self, policy: &Policy, input: &Input<'_>, now: Moment) -> bool {
+        let Some(run) = &mut self.run else { return false };
+        match input {
+            Input::Stored { id, outcomes } if run.flight.as_ref().is_some_and(|(flight, _)| flight == id) => {
+                let ops = run.flight.take().map(|(_, ops)| ops).unwrap_or_default();
+                run.failing = false;
+                run.heard_ms = now.unix_ms;
+                self.timers.run = Some(now.unix_ms + HEED);
+                self.run_stored(policy, *id, &ops, outcomes, now);
+                true
+            }
+            Input::StoreFailed { id } if run.flight.as_ref().is_some_and(|(flight, _)| flight == id) => {
+                self.run_store_failed(policy, now);
+                true
+            }
+            Input::Woken { id } if run.watch == Some(*id) => {
+                run.watch = None;
+                self.heed();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn run_stored(&mut self, policy: &Policy, id: u32, ops: &[TurnOp], outcomes: &[Outcome], now: Moment) {
+        let (mut saved, mut over, mut cancel) = (false, false, false);
+        for (op, outcome) in ops.iter().zip(outcomes) {
+            match (op, outcome) {
+                // An end that was said twice, since the store's first answer got lost.
+                (TurnOp::End { .. }, Outcome::Turn(_)) => over = true,
+                (_, Outcome::Turn(TurnOutcome::Lost)) => return self.lose_run(policy, now),
+                (TurnOp::Save { .. }, Outcome::Turn(TurnOutcome::Saved)) => saved = true,
+                (TurnOp::Heed { .. }, Outcome::Turn(TurnOutcome::Heeded { cancel: true })) => cancel = true,
+                (TurnOp::Heed { .. }, Outcome::Turn(TurnOutcome::Heeded { .. })) => {
+                    self.outputs.push_back(Output::Watch { id });
+                    if let Some(run) = &mut self.run {
+                        run.watch = Some(id);
+                    }
+                }
+                _ => {}
+            }
+        }
+        if over {
+            self.drop_watch();
+            self.phase = Phase::Done;
+        } else if cancel {
+            self.cancel_run(policy, now);
+        } else if saved {
+            match std::mem::replace(&mut self.phase, Phase::Done) {
+                Phase::Saved(saved) => self.saved(policy, *saved, now),
+                phase => self.phase = phase,
+            }
+        }
+    }
+
+    /// What was saved is kept: now it is done.
+    fn saved(&mut self, policy: &Policy, saved: Saved, now: Moment) {
+        match saved.next {
+            Next::Begin(waiting) => self.begin_run(policy, *waiting, now),
+            Next::Ask(waiting) => self.ask_now(policy, *waiting, now),
+        }
+    }
+
+    /// It is time to say that the runner is there, or the store does not answer.
+    pub(super) fn run_due(&mut self, policy: &Policy, now: Moment) {
+        self.timers.run = Some(now.unix_ms + HEED);
+        let Some(run) = &mut self.run else {
+            self.timers.run = None;
+            return;
+        };
+        if let Some((id, _)) = &run.flight {
+            self.outputs.push_back(Output::Cancel { id: *id });
+            return self.run_store_failed(policy, now);
+        }
+        // What was not heard is said again.
+        if !std::mem::take(&mut run.failing) {
+            self.heed();
+        }
+    }
+
+    /// Without the store the runner keeps its turn for as long as nobody else can have it.
+    fn run_store_failed(&mut self, policy: &Policy, now: Moment) {
+        self.story.store_failed = true;
+        let Some(run) = &mut self.run else { return };
+        if let Some((_, mut ops)) = run.flight.take() {
+            ops.append(&mut run.queue);
+            run.queue = ops;
+        }
+        run.failing = true;
+        self.timers.run = Some(now.unix_ms + RETRY);
+        if now.unix_ms.saturating_sub(run.heard_ms) + RETRY + STORE_PATIENCE >= LEASE_MS {
+            self.lose_run(policy, now);
+        }
+    }
+
+    /// Another runner has the turn, or may have it.
+    fn lose_run(&mut self, policy: &Policy, now: Moment) {
+        self.cancel();
+        self.drop_watch();
+        self.run = None;
+        // What a turn counts for is counted by whoever ends it.
+        self.dues.forget_counts();
+        self.story.code = Some(Code::Interrupted);
+        self.story.lost = true;
+        self.finish(policy, now);
+    }
+
+    fn drop_watch(&mut self) {
+        let watch = self.run.as_mut().and_then(|run| run.watch.take());
+        self.outputs.extend(watch.map(|id| Output::Cancel { id }));
+    }
+
+    /// Its person does not want it any more.
+    fn cancel_run(&mut self, policy: &Policy, now: Moment) {
+        let Some(run) = &mut self.run else { return };
+        if std::mem::replace(&mut run.cancelled, true) || matches!(self.phase, Phase::Ending) {
+            return;
+        }
+        self.cancel();
+        self.story.cancelled = true;
+        self.fail(policy, &Failure::new(Code::TurnCancelled, "the turn was cancelled"), now);
+    }
+}
+
+/// Nobody knows what became of what was begun.
+fn interrupted() -> Failure {
+    Failure::new(
+        Code::Interrupted,
+        "the gateway was interrupted while the agent worked; what it did is not known, so it was not asked again",
+    )
+}
+
+/// The name of a turn whose request has a key of its own: the same for the same person and key.
+pub(super) fn named_by(policy: &Policy, owner: &str, user: &str, key: &str) -> String {
+    let name = format!("{}\n{}\n{owner}{user}{key}", owner.len(), user.len());
+    format!("req_{}", auth::person(policy, "turn", &name))
+}
