@@ -101,12 +101,12 @@ impl Exchange {
         }
         self.lease = None;
         self.story.cached = true;
-        let answer = Answer { text, finish: Finish::Stop, usage: Usage::default() };
+        let answer = Answer { text, finish: Finish::Stop, usage: Usage::default(), calls: Vec::new() };
         self.give(policy, turn, answer, now);
     }
 
     fn give(&mut self, policy: &Policy, mut turn: Box<Turn>, answer: Answer, now: Moment) {
-        let Answer { text, finish, usage } = &answer;
+        let Answer { text, finish, usage, .. } = &answer;
         let links = links::find(text);
         let Voice::Mini(plan) = &mut turn.voice else { return };
         let data = plan.json.then_some(text.as_str());
@@ -150,7 +150,7 @@ impl Exchange {
             turn => {
                 if let Some(text) = pieces.into_whole() {
                     self.keep_whole(&turn, &text, finish, usage);
-                    self.keep(policy, &turn, &Answer { text, finish, usage });
+                    self.keep(policy, &turn, &Answer { text, finish, usage, calls: Vec::new() });
                 }
                 self.end_answer();
                 self.finish(policy, now);
@@ -167,7 +167,7 @@ impl Exchange {
         let body = match &turn.voice {
             Voice::Mini(plan) => plan.reply.whole(text, Ending { finish, usage, links: &links, data: None }),
             Voice::Chat { envelope, .. } => {
-                envelope.whole(&Answer { text: text.to_owned(), finish, usage }, &links)
+                envelope.whole(&Answer { text: text.to_owned(), finish, usage, calls: Vec::new() }, &links)
             }
         };
         self.keep_end(200, body);

@@ -549,7 +549,7 @@ impl Streaming {
                 StreamEvent::Usage(tokens) => *usage = tokens,
                 StreamEvent::Failed(reason) => failure = Some(reason),
                 StreamEvent::Done => done = true,
-                StreamEvent::Nothing => {}
+                StreamEvent::Call(_) | StreamEvent::Nothing => {}
             }
         };
         events.push(lines, |data| match api {

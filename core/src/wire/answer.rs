@@ -7,7 +7,13 @@ use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
-use super::{json, links::Link};
+use super::{
+    failure::Failure,
+    json,
+    links::Link,
+    tool::{CallPiece, ToolCall},
+    upstream,
+};
 
 /// WeChat's rules want every generated text marked for the person who reads it.
 pub(crate) const LABEL: &str = "AI生成";
@@ -21,12 +27,15 @@ pub(crate) enum Finish {
     Length,
     /// The day's tokens are used up.
     Budget,
+    /// The model waits for what tools say.
+    Tools,
 }
 
 impl Finish {
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Stop => "stop",
+            // No client is told of calls: where nobody offered tools, they are the end.
+            Self::Stop | Self::Tools => "stop",
             Self::Length => "length",
             Self::Budget => "budget",
         }
@@ -44,9 +53,34 @@ pub(crate) struct Usage {
 /// A complete answer, as either API gave it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Answer {
+    /// Empty only where there are calls.
     pub text: String,
+    /// [`Finish::Tools`] exactly when there are calls.
     pub finish: Finish,
     pub usage: Usage,
+    /// What the model wants called before it goes on.
+    pub calls: Vec<ToolCall>,
+}
+
+impl Answer {
+    /// An answer as it was read.
+    pub(crate) fn read(
+        text: String,
+        finish: Finish,
+        usage: Usage,
+        calls: Vec<ToolCall>,
+    ) -> Result<Self, Failure> {
+        let finish = match finish {
+            // Servers say `stop` with calls too. One that was cut off is found out by its arguments.
+            _ if !calls.is_empty() => Finish::Tools,
+            Finish::Tools => Finish::Stop,
+            other => other,
+        };
+        if text.is_empty() && calls.is_empty() {
+            return Err(upstream::empty());
+        }
+        Ok(Self { text, finish, usage, calls })
+    }
 }
 
 /// One thing that a stream of either API says.
@@ -54,7 +88,10 @@ pub(crate) struct Answer {
 pub(crate) enum StreamEvent<'a> {
     /// More text, as a raw JSON string.
     Delta(&'a str),
-    /// The text is complete.
+    /// A part of a call of a tool, for [`Calls`](super::tool::Calls).
+    #[allow(dead_code, reason = "for the exchange's stage of tools")]
+    Call(CallPiece<'a>),
+    /// The answer is complete. With calls, whatever this says, it is [`Finish::Tools`].
     Finished(Finish),
     /// What it cost.
     Usage(Usage),

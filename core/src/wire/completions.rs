@@ -8,28 +8,58 @@ use serde_json::value::RawValue;
 use super::{
     answer::{Answer, Finish, StreamEvent, Usage},
     failure::Failure,
+    tool::{CallPiece, Calls},
     upstream::{self, ErrorObject},
 };
 
 #[derive(Deserialize)]
-struct Completion {
-    #[serde(default)]
-    choices: Vec<Choice>,
+struct Completion<'a> {
+    #[serde(borrow, default)]
+    choices: Vec<Choice<'a>>,
     #[serde(default)]
     usage: Option<WireUsage>,
 }
 
 #[derive(Deserialize)]
-struct Choice {
-    message: Message,
+struct Choice<'a> {
+    #[serde(borrow)]
+    message: Message<'a>,
     #[serde(default)]
     finish_reason: Option<String>,
 }
 
 #[derive(Deserialize)]
-struct Message {
+struct Message<'a> {
     #[serde(default)]
     content: Option<String>,
+    #[serde(borrow, default)]
+    tool_calls: Option<Vec<WireCall<'a>>>,
+}
+
+/// A call, whole or a part of one.
+#[derive(Deserialize)]
+struct WireCall<'a> {
+    #[serde(default)]
+    index: Option<u32>,
+    #[serde(borrow, default)]
+    id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    function: WireFunction<'a>,
+}
+
+#[derive(Default, Deserialize)]
+struct WireFunction<'a> {
+    #[serde(borrow, default)]
+    name: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    arguments: Option<Cow<'a, str>>,
+}
+
+impl<'a> From<WireCall<'a>> for CallPiece<'a> {
+    fn from(call: WireCall<'a>) -> Self {
+        let WireFunction { name, arguments } = call.function;
+        Self { index: call.index, id: call.id, name, arguments: arguments.unwrap_or_default() }
+    }
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -70,22 +100,42 @@ struct ChunkChoice<'a> {
 struct Delta<'a> {
     #[serde(borrow, default)]
     content: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    tool_calls: Option<Vec<WireCall<'a>>>,
 }
 
 fn finish(reason: &str) -> Finish {
-    if reason == "length" { Finish::Length } else { Finish::Stop }
+    match reason {
+        "length" => Finish::Length,
+        "tool_calls" => Finish::Tools,
+        _ => Finish::Stop,
+    }
 }
 
-/// A complete answer.
+/// A complete answer where no tools were offered.
 pub(crate) fn whole(body: &[u8]) -> Result<Answer, Failure> {
-    let completion: Completion = serde_json::from_slice(body).map_err(|_| upstream::protocol())?;
-    let choice = completion.choices.into_iter().next().ok_or_else(upstream::empty)?;
-    let text = choice.message.content.filter(|text| !text.is_empty()).ok_or_else(upstream::empty)?;
-    let finish = finish(choice.finish_reason.as_deref().unwrap_or("stop"));
-    Ok(Answer { text, finish, usage: completion.usage.map(Usage::from).unwrap_or_default() })
+    read(body, false)
 }
 
-/// One event of a stream. `on_event` gets up to two: a chunk may bring text and the end.
+/// A complete answer, or the calls that the model waits for.
+#[allow(dead_code, reason = "for the exchange's stage of tools")]
+pub(crate) fn with_calls(body: &[u8]) -> Result<Answer, Failure> {
+    read(body, true)
+}
+
+fn read(body: &[u8], offered: bool) -> Result<Answer, Failure> {
+    let completion: Completion<'_> = serde_json::from_slice(body).map_err(|_| upstream::protocol())?;
+    let choice = completion.choices.into_iter().next().ok_or_else(upstream::empty)?;
+    let mut calls = Calls::default();
+    for (at, call) in (0..).zip(choice.message.tool_calls.filter(|_| offered).unwrap_or_default()) {
+        calls.push(&CallPiece { index: Some(at), ..call.into() })?;
+    }
+    let finish = finish(choice.finish_reason.as_deref().unwrap_or("stop"));
+    let usage = completion.usage.map(Usage::from).unwrap_or_default();
+    Answer::read(choice.message.content.unwrap_or_default(), finish, usage, calls.finish()?)
+}
+
+/// One event of a stream. `on_event` may get several: a chunk may bring text, calls and the end.
 pub(crate) fn event(data: &str, mut on_event: impl FnMut(StreamEvent<'_>)) {
     if data == "[DONE]" {
         return on_event(StreamEvent::Done);
@@ -96,14 +146,17 @@ pub(crate) fn event(data: &str, mut on_event: impl FnMut(StreamEvent<'_>)) {
     if let Some(error) = &chunk.error {
         return on_event(StreamEvent::Failed(upstream::failed_in_stream(error)));
     }
-    if let Some(choice) = chunk.choices.first() {
+    if let Some(choice) = chunk.choices.into_iter().next() {
         let raw =
             choice.delta.content.map(RawValue::get).filter(|raw| raw.starts_with('"') && *raw != "\"\"");
         if let Some(raw) = raw {
             on_event(StreamEvent::Delta(raw));
         }
-        if let Some(reason) = &choice.finish_reason {
-            on_event(StreamEvent::Finished(finish(reason)));
+        for call in choice.delta.tool_calls.unwrap_or_default() {
+            on_event(StreamEvent::Call(call.into()));
+        }
+        if let Some(reason) = choice.finish_reason {
+            on_event(StreamEvent::Finished(finish(&reason)));
         }
     }
     if let Some(usage) = chunk.usage {

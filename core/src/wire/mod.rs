@@ -19,6 +19,7 @@ pub(crate) mod prompt;
 pub(crate) mod reply;
 pub(crate) mod responses;
 pub(crate) mod sse;
+pub mod tool;
 pub(crate) mod upstream;
 pub(crate) mod wechat;
 

@@ -2,10 +2,14 @@
 //!
 //! What a person writes is data. It stands between marks that contain the request's own random
 //! number, which nobody can know before, and the server's words say so; a line that looks like
-//! the beginning of somebody else's message, or like one of OpenClaw's own marks, is quoted. The
-//! client has no way to a system message, a tool, a model or a session.
+//! the beginning of somebody else's message, or like one of OpenClaw's own marks, is quoted. So is
+//! what a tool gives back. The client has no way to a system message, a tool, a model or a session.
+
+mod tools;
 
 use serde::{Deserialize, Serialize};
+
+pub(crate) use self::tools::{Offer, Round};
 
 use super::{
     chat::Api,
@@ -32,7 +36,14 @@ pub(crate) struct Prompt {
     pub message: String,
     /// Pictures and files of the newest message.
     pub media: Vec<Media>,
-    /// What came after it: an answer that was not accepted, and why.
+    /// The tools that the model may call.
+    pub tools: Vec<Offer>,
+    /// What came after the newest message: calls of tools and their results, the oldest first.
+    pub rounds: Vec<Round>,
+    /// Whether the server remembers everything before the newest round's results: then only these
+    /// are sent, or the model would see the rest twice.
+    pub continued: bool,
+    /// What came last: an answer that was not accepted, and why.
     pub repair: Option<(String, String)>,
 }
 
@@ -101,7 +112,7 @@ pub(crate) fn compose(profile: &Profile, input: &Input, mark: &str, schema: Opti
     }
     let history = input.history.iter();
     let history = history.map(|said| Said { by_agent: said.by_agent, text: quoted(&said.text) }).collect();
-    Prompt { system, history, message, media: input.media.clone(), repair: None }
+    Prompt { system, history, message, media: input.media.clone(), ..Prompt::default() }
 }
 
 /// The text, then a line for each other field.
@@ -180,6 +191,11 @@ impl Prompt {
         let repair = self.repair.iter().flat_map(|(answer, complaint)| [answer, complaint]);
         let texts = [&self.system, &self.message].into_iter().chain(repair);
         let texts = texts.chain(self.history.iter().map(|said| &said.text));
+        let offers = self.tools.iter().flat_map(|tool| [&tool.name, &tool.description, &tool.parameters]);
+        let calls = self.rounds.iter().flat_map(|round| &round.calls);
+        let calls = calls.flat_map(|(call, result)| [&call.name, &call.arguments, result]);
+        let said = self.rounds.iter().map(|round| &round.text).filter(|text| !text.is_empty());
+        let texts = texts.chain(offers).chain(calls).chain(said);
         texts.map(|text| tokens::of_message(text)).fold(0, u32::saturating_add)
     }
 
@@ -214,11 +230,18 @@ impl Prompt {
         if manner.json {
             rope.push_str(",\"response_format\":{\"type\":\"json_object\"}");
         }
+        self.push_tools(rope, |tool| format!("{{\"type\":\"function\",\"function\":{{{tool}}}}}"));
         rope.push_str(&format!(
             ",\"messages\":[{{\"role\":\"system\",\"content\":{}}},",
             json::string(&self.system)
         ));
         let at = rope.len() as usize;
+        if self.continues() {
+            self.newest_results(rope, tools::push_chat_result);
+            self.later(rope, "");
+            rope.push_str("]}");
+            return at;
+        }
         self.earlier(rope, "");
         rope.push_str("{\"role\":\"user\",\"content\":");
         if self.media.is_empty() {
@@ -232,6 +255,7 @@ impl Prompt {
             rope.push_str("]");
         }
         rope.push_str("}");
+        self.chat_rounds(rope);
         self.later(rope, "");
         rope.push_str("]}");
         at
@@ -241,9 +265,16 @@ impl Prompt {
         if let Some(tokens) = manner.max_tokens {
             rope.push_str(&format!(",\"max_output_tokens\":{tokens}"));
         }
+        self.push_tools(rope, |tool| format!("{{\"type\":\"function\",{tool}}}"));
         rope.push_str(&format!(",\"instructions\":{},\"input\":[", json::string(&self.system)));
         let at = rope.len() as usize;
         const KIND: &str = "\"type\":\"message\",";
+        if self.continues() {
+            self.newest_results(rope, tools::push_output);
+            self.later(rope, KIND);
+            rope.push_str("]}");
+            return at;
+        }
         self.earlier(rope, KIND);
         rope.push_str(&format!("{{{KIND}\"role\":\"user\",\"content\":["));
         let mut separator = "";
@@ -257,6 +288,7 @@ impl Prompt {
             media.push_part(rope);
         }
         rope.push_str("]}");
+        self.output_rounds(rope);
         self.later(rope, KIND);
         rope.push_str("]}");
         at

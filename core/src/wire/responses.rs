@@ -8,15 +8,16 @@ use serde_json::value::RawValue;
 use super::{
     answer::{Answer, Finish, StreamEvent, Usage},
     failure::Failure,
+    tool::{CallPiece, Calls},
     upstream::{self, ErrorObject},
 };
 
 #[derive(Deserialize)]
-struct Response {
+struct Response<'a> {
     #[serde(default)]
     status: String,
-    #[serde(default)]
-    output: Vec<Item>,
+    #[serde(borrow, default)]
+    output: Vec<Item<'a>>,
     #[serde(default)]
     usage: Option<WireUsage>,
     #[serde(default)]
@@ -24,9 +25,29 @@ struct Response {
 }
 
 #[derive(Deserialize)]
-struct Item {
+struct Item<'a> {
+    #[serde(borrow, default, rename = "type")]
+    kind: Cow<'a, str>,
     #[serde(default)]
     content: Vec<Part>,
+    #[serde(borrow, default)]
+    call_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    name: Option<Cow<'a, str>>,
+    #[serde(borrow, default)]
+    arguments: Option<Cow<'a, str>>,
+}
+
+impl<'a> Item<'a> {
+    /// The call that it is, if it is one.
+    fn call(&mut self, index: u32) -> Option<CallPiece<'a>> {
+        (self.kind == "function_call").then(|| CallPiece {
+            index: Some(index),
+            id: self.call_id.take(),
+            name: self.name.take(),
+            arguments: self.arguments.take().unwrap_or_default(),
+        })
+    }
 }
 
 #[derive(Deserialize)]
@@ -61,6 +82,10 @@ struct Event<'a> {
     delta: Option<&'a RawValue>,
     #[serde(default)]
     response: Option<Ended>,
+    #[serde(default)]
+    output_index: u32,
+    #[serde(borrow, default)]
+    item: Option<&'a RawValue>,
 }
 
 /// What matters of the response object in a stream's last event; its output is known by then.
@@ -76,22 +101,32 @@ fn finish(status: &str) -> Finish {
     if status == "incomplete" { Finish::Length } else { Finish::Stop }
 }
 
-/// A complete answer.
+/// A complete answer where no tools were offered.
 pub(crate) fn whole(body: &[u8]) -> Result<Answer, Failure> {
-    let response: Response = serde_json::from_slice(body).map_err(|_| upstream::protocol())?;
+    read(body, false)
+}
+
+/// A complete answer, or the calls that the model waits for.
+#[allow(dead_code, reason = "for the exchange's stage of tools")]
+pub(crate) fn with_calls(body: &[u8]) -> Result<Answer, Failure> {
+    read(body, true)
+}
+
+fn read(body: &[u8], offered: bool) -> Result<Answer, Failure> {
+    let mut response: Response<'_> = serde_json::from_slice(body).map_err(|_| upstream::protocol())?;
     if let Some(error) = &response.error {
         return Err(upstream::failed_in_stream(error));
     }
+    let mut calls = Calls::default();
+    for (at, item) in (0..).zip(&mut response.output) {
+        if let Some(call) = item.call(at).filter(|_| offered) {
+            calls.push(&call)?;
+        }
+    }
     let parts = response.output.into_iter().flat_map(|item| item.content);
     let text: String = parts.filter(|part| part.kind == "output_text").map(|part| part.text).collect();
-    if text.is_empty() {
-        return Err(upstream::empty());
-    }
-    Ok(Answer {
-        text,
-        finish: finish(&response.status),
-        usage: response.usage.map(Usage::from).unwrap_or_default(),
-    })
+    let usage = response.usage.map(Usage::from).unwrap_or_default();
+    Answer::read(text, finish(&response.status), usage, calls.finish()?)
 }
 
 /// One event of a stream.
@@ -109,6 +144,11 @@ pub(crate) fn event(data: &str, mut on_event: impl FnMut(StreamEvent<'_>)) {
             {
                 on_event(StreamEvent::Delta(raw));
             }
+        }
+        "response.output_item.done" => {
+            let item = event.item.and_then(|item| serde_json::from_str::<Item<'_>>(item.get()).ok());
+            let call = item.and_then(|mut item| item.call(event.output_index));
+            on_event(call.map_or(StreamEvent::Nothing, StreamEvent::Call));
         }
         kind @ ("response.completed" | "response.incomplete") => {
             if let Some(usage) = event.response.and_then(|response| response.usage) {
