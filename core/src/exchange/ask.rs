@@ -35,6 +35,7 @@ use crate::{
         mini::{self, Input, MiniRequest},
         prompt::{self, Manner},
         reply::{Part, Reply},
+        tool::ToolCall,
     },
 };
 
@@ -85,6 +86,14 @@ pub(super) struct Plan {
     pub(super) draft_text: Option<String>,
     /// The whole of a draft is wanted too.
     keeps_draft: bool,
+    /// What its model wanted done and what came of it, the oldest first.
+    pub(super) rounds: Vec<(String, Vec<(ToolCall, String)>)>,
+    /// The number of calls in them.
+    pub(super) calls_before: u32,
+    /// Tools are offered to the model that is asked now.
+    pub(super) offers: bool,
+    /// Something was refused, or is in doubt: it only explains from now on.
+    pub(super) explains: bool,
 }
 
 impl Plan {
@@ -423,6 +432,10 @@ impl Exchange {
             drafted: false,
             draft_text: None,
             keeps_draft: false,
+            rounds: Vec::new(),
+            calls_before: 0,
+            offers: false,
+            explains: false,
         };
         let mut waiting = self.first_attempt(policy, plan);
         waiting.tokens.input = calibration.apply(waiting.tokens.input);
@@ -492,6 +505,15 @@ impl Exchange {
         let mark = auth::hex(&self.facts.ticket.to_le_bytes()[..4]);
         let mut prompt = prompt::compose(profile, &plan.input, &mark, plan.schema(policy));
         prompt.repair.clone_from(&plan.repair);
+        let acts = self.run.is_some() && !plan.explains && !self.facts.restricted && plan.part != Part::Draft;
+        plan.offers = acts && !profile.tools.is_empty();
+        if plan.offers {
+            prompt.offer(&policy.catalog.tools_of(profile), &mark);
+        }
+        for (text, calls) in &plan.rounds {
+            prompt.push_round(text, calls, &mark);
+        }
+        prompt.continued = plan.session.is_some() && target.is_openclaw;
         let input_tokens = prompt.tokens();
         let max_tokens = [profile.max_tokens, plan.max_tokens].into_iter().flatten().min();
         let max_tokens = max_tokens.or(policy.chat.max_tokens);
@@ -517,6 +539,7 @@ impl Exchange {
         let session = plan.session.clone().filter(|_| target.is_openclaw);
         let has_session = session.is_some();
         headers.extend(session.map(|key| ("x-openclaw-session-key".into(), key)));
+        let explains = plan.explains;
         let stream = plan.takes_stream();
         let delivery = if stream {
             Delivery::Lines { limit: LONGEST_LINE }
@@ -546,7 +569,7 @@ impl Exchange {
             tokens: Tokens { input: input_tokens, output: max_tokens.unwrap_or(USUAL_ANSWER) },
             cache: None,
             curated: None,
-            explain_only: self.facts.restricted,
+            explain_only: self.facts.restricted || explains,
             text: None,
             pictures: Vec::new(),
         }
@@ -669,6 +692,7 @@ impl Exchange {
         self.timers.backoff = None;
         match std::mem::replace(&mut self.phase, Phase::Done) {
             Phase::Backoff(waiting) => self.ask(policy, *waiting, now),
+            Phase::CallAgain(calling) => self.call_again(policy, *calling, now),
             phase => self.phase = phase,
         }
     }

@@ -367,15 +367,21 @@ impl Exchange {
                     let failure = upstream::failed(status, body, retry_after);
                     return self.turn_failed(policy, *turn, &failure, now);
                 }
-                let answer = match turn.api {
-                    Api::Completions => completions::whole(body),
-                    Api::Responses => responses::whole(body),
+                let offers = matches!(&turn.voice, Voice::Mini(plan) if plan.offers);
+                let answer = match (turn.api, offers) {
+                    (Api::Completions, false) => completions::whole(body),
+                    (Api::Responses, false) => responses::whole(body),
+                    (Api::Completions, true) => completions::with_calls(body),
+                    (Api::Responses, true) => responses::with_calls(body),
                 };
                 match answer {
                     Ok(answer) => {
                         self.story.spent(answer.usage);
                         self.timers.attempt = None;
                         match turn.voice {
+                            Voice::Mini(_) if !answer.calls.is_empty() => {
+                                self.take_calls(policy, *turn, answer, now);
+                            }
                             Voice::Chat { .. } => self.check_answer(policy, turn, answer, now),
                             Voice::Mini(_) => self.accept_answer(policy, turn, answer, now),
                         }

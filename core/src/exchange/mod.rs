@@ -22,6 +22,7 @@ mod rollouts;
 mod routes;
 mod runner;
 mod stream;
+mod tools;
 mod turns;
 mod watching;
 mod wechat;
@@ -49,6 +50,7 @@ use record::Story;
 use routes::{Origin, Route};
 use runner::{Run, Saved};
 use stream::{Refusal, Streaming};
+use tools::Calling;
 use turns::Durable;
 use watching::Watching;
 
@@ -111,6 +113,10 @@ enum Phase {
     Saved(Box<Saved>),
     /// The store's word that the turn's end is kept.
     Ending,
+    /// The answer of a tool's server.
+    Calling(Box<Calling>),
+    /// The time to send a call again.
+    CallAgain(Box<Calling>),
     /// What a person is asked, or what became of the person's word.
     Approvals(Box<approvals::Asked>),
     /// How rollouts stand, after an order or without one.
@@ -418,7 +424,8 @@ impl Exchange {
             Phase::Watching(watching) => self.in_watching(policy, watching, &input, now),
             Phase::Claiming(id, key) => self.in_claim(policy, id, key, &input, now),
             Phase::Restoring(id, saved) => self.in_restoring(policy, id, saved, &input, now),
-            phase @ (Phase::Saved(_) | Phase::Ending) => self.phase = phase,
+            Phase::Calling(calling) => self.in_calling(policy, calling, &input, now),
+            phase @ (Phase::Saved(_) | Phase::Ending | Phase::CallAgain(_)) => self.phase = phase,
             Phase::Rollouts(asked) => self.in_rollouts(policy, asked, &input, now),
             Phase::Approvals(asked) => self.in_approvals(policy, asked, &input, now),
             Phase::Probes(probes) => self.in_probes(policy, probes, input, now),
@@ -530,6 +537,7 @@ impl Exchange {
                         self.fail(policy, &failure.after(10), now);
                     }
                     Phase::Probes(probes) => self.probes_done(policy, probes, now),
+                    Phase::Calling(calling) => self.call_timed_out(policy, *calling, now),
                     Phase::Streaming(turn, streaming) => self.stream_timed_out(policy, turn, streaming, now),
                     Phase::Answer(turn) | Phase::StreamHead(turn) | Phase::StreamRefusal(turn, _) => {
                         self.turn_failed(policy, *turn, &chat::timed_out(), now);
@@ -572,12 +580,18 @@ impl Exchange {
             Phase::Draft(draft) => Some(draft.store_id),
             Phase::KeepBody(id, _) | Phase::Claiming(id, _) | Phase::Restoring(id, _) => Some(*id),
             Phase::Watching(watching) => Some(watching.store_id),
+            Phase::Calling(calling) => Some(calling.fetch_id),
             Phase::LoginGates(asked) => Some(asked.store_id),
             Phase::SendPicture(sending) => Some(sending.store_id),
             Phase::Push(pushed) => pushed.store_id(),
             Phase::Rollouts(asked) => Some(asked.store_id),
             Phase::Approvals(asked) => Some(asked.store_id),
-            Phase::Body | Phase::Backoff(_) | Phase::Saved(_) | Phase::Ending | Phase::Done => None,
+            Phase::Body
+            | Phase::Backoff(_)
+            | Phase::CallAgain(_)
+            | Phase::Saved(_)
+            | Phase::Ending
+            | Phase::Done => None,
         };
         if let Some(id) = id {
             self.outputs.push_back(Output::Cancel { id });

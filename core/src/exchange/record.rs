@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::time::{Duration, SystemTime};
 
-use super::{Facts, gates::Caller};
+use super::{Facts, gates::Caller, tools::CallStory};
 use crate::{
     policy::{
         Policy,
@@ -87,6 +87,10 @@ pub(super) struct Story {
     pub takeover: bool,
     pub lost: bool,
     pub cancelled: bool,
+    /// What was done, or was not, and how often a call was sent again; who agreed to the present one.
+    pub calls: Vec<CallStory>,
+    pub call_retries: u32,
+    pub approved_by: Option<String>,
     /// What a person was asked about, and what the person said.
     pub tool: Option<String>,
     pub approves: Option<bool>,
@@ -226,6 +230,10 @@ impl Story {
         }
         if let Some(turn) = self.turn {
             put("turn", json!(turn));
+        }
+        if !self.calls.is_empty() {
+            put("calls", json!(self.calls));
+            put("callRetries", self.call_retries.into());
         }
         if let Some(tool) = &self.tool {
             put("tool", tool.as_str().into());

@@ -13,6 +13,7 @@ use super::{
     Exchange, Phase, Timers,
     chat::{Turn, Voice, Waiting},
     gates::STORE_PATIENCE,
+    tools::Calling,
     turns,
 };
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
     seam::{Input, Moment, Output},
     state::{
         Op, Outcome,
-        turn::{Claimed, Ended, Event, LEASE_MS, State, Then, TurnOp, TurnOutcome, numbers_before},
+        turn::{Approval, Claimed, Ended, Event, LEASE_MS, State, Then, TurnOp, TurnOutcome, numbers_before},
     },
     wire::failure::{Code, Failure},
 };
@@ -64,6 +65,12 @@ pub(super) enum Next {
     Begin(Box<Waiting>),
     /// The model is asked, or was.
     Ask(Box<Waiting>),
+    /// A person is asked whether something may be done.
+    Asked(Box<Calling>),
+    /// Something is being done, or was.
+    Call(Box<Calling>),
+    /// It is known what came of it.
+    Called(Box<Calling>),
 }
 
 /// A point from which a turn can go on.
@@ -154,15 +161,20 @@ impl Exchange {
             return self.fail(policy, &interrupted(), now);
         };
         self.timers.turn = Some(now.unix_ms.saturating_add(saved.left_ms));
-        if claimed.cancel {
-            return self.cancel_run(policy, now);
-        }
-        if claimed.expired {
-            let failure = Failure::new(Code::TurnExpired, "the turn's time was over before it ended");
-            return self.fail(policy, &failure, now);
-        }
-        if claimed.tries > MOST_TRIES {
-            return self.fail(policy, &interrupted(), now);
+        let failure = match claimed {
+            Claimed { cancel: true, .. } => Some(cancelled()),
+            Claimed { expired: true, .. } => {
+                Some(Failure::new(Code::TurnExpired, "the turn's time was over before it ended"))
+            }
+            Claimed { tries, .. } if *tries > MOST_TRIES => Some(interrupted()),
+            _ => None,
+        };
+        if let Some(failure) = failure {
+            self.story.cancelled = claimed.cancel;
+            return match saved.next {
+                Next::Call(calling) => self.call_abandoned(policy, *calling, &failure, now),
+                _ => self.fail(policy, &failure, now),
+            };
         }
         match saved.body.clone() {
             Some((key, len)) => {
@@ -170,7 +182,7 @@ impl Exchange {
                 self.outputs.push_back(Output::Restore { id, key, len });
                 self.phase = Phase::Restoring(id, saved);
             }
-            None => self.go_on_from(policy, *saved, now),
+            None => self.go_on_from(policy, *saved, claimed.approval.as_ref(), now),
         }
     }
 
@@ -183,7 +195,7 @@ impl Exchange {
         now: Moment,
     ) {
         match input {
-            Input::Stored { id: done, .. } if *done == id => self.go_on_from(policy, *saved, now),
+            Input::Stored { id: done, .. } if *done == id => self.go_on_from(policy, *saved, None, now),
             Input::StoreFailed { id: failed } if *failed == id => {
                 let failure = Failure::new(Code::StoreUnavailable, "the attachments could not be read again");
                 self.fail(policy, &failure.after(5), now);
@@ -192,7 +204,7 @@ impl Exchange {
         }
     }
 
-    fn go_on_from(&mut self, policy: &Policy, saved: Saved, now: Moment) {
+    fn go_on_from(&mut self, policy: &Policy, saved: Saved, approval: Option<&Approval>, now: Moment) {
         match saved.next {
             Next::Begin(waiting) => match self.written_anew(policy, *waiting) {
                 Some(waiting) => self.begin_run(policy, waiting, now),
@@ -203,6 +215,9 @@ impl Exchange {
             },
             // The agent may have acted, and nobody knows what came of it.
             Next::Ask(_) => self.fail(policy, &interrupted(), now),
+            Next::Asked(calling) => self.answered(policy, *calling, approval, now),
+            Next::Call(calling) => self.call_saved(policy, *calling, true, now),
+            Next::Called(calling) => self.called(policy, *calling, now),
         }
     }
 
@@ -372,9 +387,20 @@ impl Exchange {
 
     /// What was saved is kept: now it is done.
     fn saved(&mut self, policy: &Policy, saved: Saved, now: Moment) {
+        if self.is_unwanted() && !matches!(saved.next, Next::Asked(_) | Next::Called(_)) {
+            return self.fail(policy, &cancelled(), now);
+        }
         match saved.next {
             Next::Begin(waiting) => self.begin_run(policy, *waiting, now),
             Next::Ask(waiting) => self.ask_now(policy, *waiting, now),
+            // Nobody runs the turn while a person is asked.
+            Next::Asked(_) => {
+                self.drop_watch();
+                self.timers = Timers::default();
+                self.phase = Phase::Done;
+            }
+            Next::Call(calling) => self.call_saved(policy, *calling, false, now),
+            Next::Called(calling) => self.called(policy, *calling, now),
         }
     }
 
@@ -433,10 +459,26 @@ impl Exchange {
         if std::mem::replace(&mut run.cancelled, true) || matches!(self.phase, Phase::Ending) {
             return;
         }
+        if self.must_finish_call(policy) || matches!(self.phase, Phase::Saved(_)) {
+            // It ends when it is known what came of what is being done.
+            return;
+        }
         self.cancel();
         self.story.cancelled = true;
-        self.fail(policy, &Failure::new(Code::TurnCancelled, "the turn was cancelled"), now);
+        self.fail(policy, &cancelled(), now);
     }
+}
+
+impl Exchange {
+    /// Whether its person does not want the turn any more.
+    pub(super) fn is_unwanted(&self) -> bool {
+        self.run.as_ref().is_some_and(|run| run.cancelled)
+    }
+}
+
+/// Its person does not want it any more.
+pub(super) fn cancelled() -> Failure {
+    Failure::new(Code::TurnCancelled, "the turn was cancelled")
 }
 
 /// Nobody knows what became of what was begun.

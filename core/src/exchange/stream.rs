@@ -20,7 +20,7 @@ use crate::{
     policy::{ContentMode, Policy},
     seam::{FetchFailure, Input, Moment, Output, find_header},
     wire::{
-        answer::{Finish, StreamEvent, Usage},
+        answer::{Answer, Finish, StreamEvent, Usage},
         chat::Api,
         completions,
         failure::Failure,
@@ -28,6 +28,7 @@ use crate::{
         reply::{self, Ending, Part},
         responses,
         sse::Events,
+        tool::Calls,
         upstream,
     },
 };
@@ -67,6 +68,8 @@ pub(super) struct Streaming {
     begun: bool,
     /// The text of a chat, where the whole answer is wanted at the end.
     chat: Option<String>,
+    /// What the model wants done, where tools are offered to it.
+    calls: Calls,
 }
 
 /// Events that nobody has seen yet.
@@ -279,6 +282,9 @@ impl Exchange {
             return;
         }
         self.close(&turn, &streaming);
+        if !streaming.calls.is_empty() {
+            return self.streamed_calls(policy, *turn, *streaming, now);
+        }
         if let Some(pieces) = streaming.mini {
             let finish = streaming.finish.unwrap_or(Finish::Stop);
             return self.mini_streamed(policy, *turn, *pieces, streaming.usage, finish, now);
@@ -286,6 +292,19 @@ impl Exchange {
         self.keep_chat(&turn, &streaming);
         self.end_answer();
         self.finish(policy, now);
+    }
+
+    /// A stream whose end is that something is to be done.
+    fn streamed_calls(&mut self, policy: &Policy, turn: Turn, streaming: Streaming, now: Moment) {
+        self.story.spent(streaming.usage);
+        match streaming.calls.finish() {
+            Ok(calls) => {
+                let (usage, finish) = (streaming.usage, Finish::Tools);
+                let answer = Answer { text: String::new(), finish, usage, calls };
+                self.take_calls(policy, turn, answer, now);
+            }
+            Err(failure) => self.turn_failed(policy, turn, &failure, now),
+        }
     }
 
     /// WeChat has not answered about a piece of the stream in time.
@@ -514,7 +533,8 @@ impl Streaming {
         now: Moment,
     ) -> Option<Failure> {
         let api = turn.api;
-        let Self { events, links, finish, usage, held, mini, begun, chat, .. } = self;
+        let Self { events, links, finish, usage, held, mini, begun, chat, calls, .. } = self;
+        let offers = matches!(&turn.voice, Voice::Mini(plan) if plan.offers);
         let (mut failure, mut done) = (None, false);
         let mut handle = |event: StreamEvent<'_>| {
             if failure.is_some() || done {
@@ -549,6 +569,7 @@ impl Streaming {
                 StreamEvent::Usage(tokens) => *usage = tokens,
                 StreamEvent::Failed(reason) => failure = Some(reason),
                 StreamEvent::Done => done = true,
+                StreamEvent::Call(piece) if offers => failure = calls.push(&piece).err(),
                 StreamEvent::Call(_) | StreamEvent::Nothing => {}
             }
         };
@@ -603,6 +624,10 @@ impl Streaming {
     /// The last events of an answer that is complete.
     fn write_end(&mut self, policy: &Policy, turn: &mut Turn, out: &mut String) {
         let finish = self.finish.unwrap_or(Finish::Stop);
+        if !self.calls.is_empty() {
+            // It goes on when what it wants done is done.
+            return;
+        }
         match &mut turn.voice {
             Voice::Chat { envelope, include_usage } => {
                 envelope.finish(out, finish, self.usage, self.links.links());

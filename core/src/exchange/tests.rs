@@ -17,6 +17,7 @@ mod random;
 mod risk;
 mod rollouts;
 mod streams;
+mod tools;
 mod turns;
 mod upstream;
 mod world;

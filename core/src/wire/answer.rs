@@ -89,7 +89,6 @@ pub(crate) enum StreamEvent<'a> {
     /// More text, as a raw JSON string.
     Delta(&'a str),
     /// A part of a call of a tool, for [`Calls`](super::tool::Calls).
-    #[allow(dead_code, reason = "for the exchange's stage of tools")]
     Call(CallPiece<'a>),
     /// The answer is complete. With calls, whatever this says, it is [`Finish::Tools`].
     Finished(Finish),

@@ -98,6 +98,8 @@ codes! {
     TurnExpired = "turn_expired", 504, Policy, true;
     /// The gateway was interrupted, and what the agent did until then is not known.
     Interrupted = "interrupted", 502, Upstream, false;
+    /// Something was being done, and nobody knows whether it was.
+    ActionUnknown = "action_unknown", 502, Upstream, false;
     /// Nothing is asked there, or not any more.
     ApprovalGone = "approval_gone", 410, Client, false;
     /// Somebody else is asked.
@@ -298,6 +300,14 @@ impl Code {
                 "这个请求无法处理，请换个说法再试。",
                 "This request cannot be processed. Please rephrase it.",
             ),
+            Self::ActionUnknown | Self::Interrupted => (
+                "操作结果未知，请先核实再重试。",
+                "It is not known whether this was done. Please check before you try again.",
+            ),
+            Self::ApprovalGone | Self::GrantInvalid => {
+                ("该确认已失效，请刷新后再试。", "This question is no longer open. Please refresh.")
+            }
+            Self::TurnCancelled => ("已取消。", "Cancelled."),
             Self::UpstreamTimeout | Self::BodyTimeout => {
                 ("响应超时了，请稍后再试。", "It took too long. Please try again later.")
             }

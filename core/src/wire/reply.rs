@@ -35,6 +35,8 @@ pub(crate) struct Reply {
     pub draft: bool,
     /// Whether all that is not ASCII is escaped: some phones cut chunks within a character.
     pub ascii: bool,
+    /// What was done, or was not: tools and what came of their calls.
+    pub actions: Vec<(String, String)>,
     /// How many events were written.
     pub events: u32,
 }
@@ -145,6 +147,12 @@ impl Reply {
         if self.draft {
             out.push_str(",\"draft\":true");
         }
+        for (at, (tool, outcome)) in self.actions.iter().enumerate() {
+            out.push_str(if at == 0 { ",\"actions\":[" } else { "," });
+            let (tool, outcome) = (json::string(tool), json::string(outcome));
+            let _ = write!(out, "{{\"tool\":{tool},\"outcome\":{outcome}}}");
+        }
+        out.push_str(if self.actions.is_empty() { "" } else { "]" });
         Warning::push_list(&self.warnings, out);
     }
 

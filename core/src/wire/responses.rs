@@ -107,7 +107,6 @@ pub(crate) fn whole(body: &[u8]) -> Result<Answer, Failure> {
 }
 
 /// A complete answer, or the calls that the model waits for.
-#[allow(dead_code, reason = "for the exchange's stage of tools")]
 pub(crate) fn with_calls(body: &[u8]) -> Result<Answer, Failure> {
     read(body, true)
 }

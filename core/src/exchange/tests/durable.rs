@@ -34,7 +34,7 @@ fn with(mut head: RequestHead, name: &str, value: &str) -> RequestHead {
     head
 }
 
-fn keyed() -> RequestHead {
+pub(super) fn keyed() -> RequestHead {
     with(ask_head(), "idempotency-key", "k-1")
 }
 
@@ -43,7 +43,7 @@ fn question(stream: bool) -> Value {
 }
 
 /// A client that waits for a turn of its own.
-fn client(policy: &Policy, head: RequestHead, body: &Value, now: u64, store: &Store) -> World {
+pub(super) fn client(policy: &Policy, head: RequestHead, body: &Value, now: u64, store: &Store) -> World {
     let mut world = World::begin_with(policy.clone(), head, now, store.clone(), 0x31);
     world.send_body(body);
     settle(&mut world);
@@ -51,14 +51,14 @@ fn client(policy: &Policy, head: RequestHead, body: &Value, now: u64, store: &St
 }
 
 /// The store answers until nothing is asked any more.
-fn settle(world: &mut World) {
+pub(super) fn settle(world: &mut World) {
     while !world.asked.is_empty() {
         world.answer_store();
     }
 }
 
 /// The only turn's key.
-fn key(store: &Store) -> String {
+pub(super) fn only_turn(store: &Store) -> String {
     let mut keys = store.keys().filter(|key| key.starts_with("turn:"));
     let key = keys.next().expect("a turn").clone();
     assert!(keys.next().is_none(), "one turn");
@@ -66,15 +66,15 @@ fn key(store: &Store) -> String {
 }
 
 /// A runner that has taken the turn up.
-fn runner(policy: &Policy, store: &Store, now: u64, entropy: u8) -> World {
-    let mut world = World::alarm(policy.clone(), &key(store), now, store.clone(), entropy);
+pub(super) fn runner(policy: &Policy, store: &Store, now: u64, entropy: u8) -> World {
+    let mut world = World::alarm(policy.clone(), &only_turn(store), now, store.clone(), entropy);
     settle(&mut world);
     world
 }
 
 /// What a turn's own client finds of it.
-fn look(policy: &Policy, store: &Store, now: u64, path: &str) -> World {
-    let id = key(store).replace("turn:", "");
+pub(super) fn look(policy: &Policy, store: &Store, now: u64, path: &str) -> World {
+    let id = only_turn(store).replace("turn:", "");
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let head = RequestHead {
         headers: ask_head().headers,
@@ -86,7 +86,7 @@ fn look(policy: &Policy, store: &Store, now: u64, path: &str) -> World {
     world
 }
 
-fn stream_to_end(world: &mut World, text: &str) {
+pub(super) fn stream_to_end(world: &mut World, text: &str) {
     world.opens_stream();
     world.lines(&completion_stream(&[text]));
     world.closes();
@@ -98,7 +98,7 @@ fn a_request_with_a_key_is_run_once_and_its_answer_given_again() {
     let policy = harmless();
     let mut first = client(&policy, keyed(), &question(false), BEGIN, &Store::new());
     assert!(first.fetches.is_empty() && !first.done && first.watched.is_some());
-    assert_eq!(first.alarm_of(&key(&first.store)), Some(BEGIN), "somebody runs it at once");
+    assert_eq!(first.alarm_of(&only_turn(&first.store)), Some(BEGIN), "somebody runs it at once");
     let mut run = runner(&policy, &first.store, BEGIN + 5, 0x32);
     assert_eq!(run.fetches.len(), 1);
     assert!(run.head.is_none());
@@ -106,7 +106,7 @@ fn a_request_with_a_key_is_run_once_and_its_answer_given_again() {
     let mut second = client(&policy, keyed(), &question(false), BEGIN + 10, &run.store);
     assert!(second.fetches.is_empty() && second.watched.is_some());
     stream_to_end(&mut run, "好");
-    assert!(run.done && run.head.is_none() && run.alarm_of(&key(&run.store)).is_none());
+    assert!(run.done && run.head.is_none() && run.alarm_of(&only_turn(&run.store)).is_none());
     for waiting in [&mut first, &mut second] {
         waiting.store = run.store.clone();
         waiting.wake();
@@ -174,7 +174,7 @@ fn who_prefers_to_come_back_is_told_where() {
     let policy = harmless();
     let head = with(ask_head(), "prefer", "wait=5, respond-async");
     let accepted = client(&policy, head, &question(false), BEGIN, &Store::new());
-    let id = key(&accepted.store).replace("turn:", "");
+    let id = only_turn(&accepted.store).replace("turn:", "");
     assert_eq!((accepted.status(), &accepted.json()["state"]), (202, &json!("queued")));
     assert_eq!(accepted.header("location"), Some(format!("/v1/mini/turns/{id}").as_str()));
     assert_eq!(accepted.header("retry-after"), Some("2"));
@@ -243,7 +243,7 @@ fn a_stream_is_rejoined_where_it_was_left_and_gives_the_same_text() {
     for cut in 0..=all.len() {
         let seen: String = all[..cut].concat();
         let number = seen.lines().filter_map(|line| line.strip_prefix("id: ")).next_back().unwrap_or("0");
-        let id = key(&run.store).replace("turn:", "");
+        let id = only_turn(&run.store).replace("turn:", "");
         let mut head = get(&format!("/v1/mini/turns/{id}/events"));
         head.headers = ask_head().headers;
         head.headers.push(("last-event-id".into(), number.into()));
@@ -336,7 +336,7 @@ fn whoever_cancels_stops_the_run() {
     let policy = harmless();
     let first = client(&policy, keyed(), &question(false), BEGIN, &Store::new());
     let mut run = runner(&policy, &first.store, BEGIN, 0x32);
-    let id = key(&run.store).replace("turn:", "");
+    let id = only_turn(&run.store).replace("turn:", "");
     let head = RequestHead {
         method: "DELETE".into(),
         headers: ask_head().headers,

@@ -33,7 +33,6 @@ pub(crate) struct Round {
     pub calls: Vec<(ToolCall, String)>,
 }
 
-#[allow(dead_code, reason = "for the exchange's stage of tools")]
 impl Prompt {
     /// Offers tools. `mark` is that of [`compose`].
     pub(crate) fn offer(&mut self, tools: &[&Tool], mark: &str) {
