@@ -24,6 +24,7 @@ pub(crate) const FILE: Shape = Shape::Section(&[
         Shape::Named(&Shape::Word(ENVIRONMENTS), &Shape::Object(ENVIRONMENT)),
         "What differs between dev, staging and prod.",
     ),
+    key("notify", Shape::Section(NOTIFY), "Who is told of what turns come to."),
     key("roles", Shape::Named(&Shape::Role, &Shape::Object(ROLE)), "What people of a role may use."),
     key("schemas", Shape::Named(&Shape::Name, &SCHEMA), "JSON Schemas of answers, by name."),
     key(
@@ -133,6 +134,11 @@ const INTENT_KEYS: &[Key] = &[
         Shape::Integer(1, 1_000_000),
         "The most tokens of an answer, whatever the profile says.",
     ),
+    key(
+        "notify",
+        Shape::List(&Shape::Word(&["webhook", "subscribe"])),
+        "Who is told of what its turns come to; nobody without it.",
+    ),
     key("rollout", Shape::Object(ROLLOUT), "Brings a new version of the profile to people by steps."),
 ];
 
@@ -159,6 +165,46 @@ const GUARD: &[Key] = &[
     key("schema", POINTS, "The same for answers that are not as their schema says."),
     key("p95", PERCENT, "The p95 of the time, in percent of the present one; 150 without it."),
     key("tokens", PERCENT, "The mean of the tokens, likewise."),
+];
+
+const NOTIFY: &[Key] = &[
+    key("webhook", Shape::Object(WEBHOOK), "The team's own backend, by signed messages."),
+    key("subscribe", Shape::Object(SUBSCRIBE), "The person, by WeChat's subscribe message."),
+];
+
+const EVENTS: Key = key(
+    "events",
+    Shape::List(&Shape::Word(&["needs_approval", "done", "failed", "cancelled", "expired"])),
+    "What is told; all of it without this.",
+);
+
+const WEBHOOK: &[Key] = &[
+    required("url", Shape::Text, "https, or http within the machine or a private network."),
+    required(
+        "secret",
+        Shape::Secret,
+        "The setting with the signing secret, whsec_..., as ${WEBHOOK_SECRET}.",
+    ),
+    EVENTS,
+];
+
+const SUBSCRIBE: &[Key] = &[
+    required("template_id", Shape::Text, "The template's id, as WeChat's console shows it."),
+    key("page", Shape::Text, "The page that a tap opens, as pages/job/job?id={{requestId}}."),
+    key("state", Shape::Word(&["developer", "trial", "formal"]), "The version of the Mini Program; formal."),
+    key("lang", Shape::Word(&["zh_CN", "en_US", "zh_HK", "zh_TW"]), "Its language; zh_CN."),
+    key("names", Shape::Named(&Shape::Name, &Shape::Text), "What people read in place of an intent's name."),
+    key(
+        "show_question",
+        Shape::Boolean,
+        "Whether {{title}} may show the first words of a question on a locked screen.",
+    ),
+    required(
+        "data",
+        Shape::Named(&Shape::Name, &Shape::Text),
+        "The template's fields by their names, as thing1, with {{intent}}, {{state}}, {{time}}, {{requestId}}.",
+    ),
+    EVENTS,
 ];
 
 const REDACTION: &[Key] = &[

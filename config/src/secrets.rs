@@ -9,7 +9,7 @@ use minigate_core::policy::redact::{Rules, redact};
 
 use crate::{
     diagnostic::{Place, Report},
-    yaml::{Node, Value},
+    yaml::{Entry, Node, Value},
 };
 
 /// The length from which a word of letters and digits is taken for a key where a value is quoted.
@@ -48,8 +48,7 @@ pub(crate) fn looks_secret(text: &str) -> bool {
     is_key(text) || words(text).any(random)
 }
 
-/// Refuses keys, and names of secrets where none belongs. The value of an `api_key`, and a name
-/// under `secret`, are their shapes' business.
+/// Refuses keys, and names of secrets where none belongs.
 pub(crate) fn check(node: &Node, report: &mut Report) {
     match &node.value {
         Value::Text(text) => check_text(text, node.place, report),
@@ -59,18 +58,23 @@ pub(crate) fn check(node: &Node, report: &mut Report) {
                 if is_key(&entry.key) {
                     refuse(entry.place, report);
                 }
-                let by_shape = match &entry.node.value {
-                    Value::Text(_) if entry.key == "api_key" => true,
-                    // Elsewhere a text under that name may be anything.
-                    Value::Text(text) => entry.key == "secret" && reference(text).is_some(),
-                    _ => false,
-                };
-                if !by_shape {
+                if !is_named(entry) {
                     check(&entry.node, report);
                 }
             }
         }
         Value::Null | Value::Boolean(_) | Value::Integer(_) | Value::Decimal(_) => {}
+    }
+}
+
+/// Whether it is a secret's name where one belongs. Whether it is one in an `api_key` is its
+/// shape's business.
+fn is_named(entry: &Entry) -> bool {
+    let named = entry.node.text().is_some_and(|text| reference(text).is_some());
+    match entry.key.as_str() {
+        "api_key" => matches!(entry.node.value, Value::Text(_)),
+        "secret" => named,
+        _ => false,
     }
 }
 
@@ -86,7 +90,7 @@ fn check_text(text: &str, place: Place, report: &mut Report) {
         report.error_with(
             place,
             format!("`${{{name}}}` names a secret, and none belongs here"),
-            "only `api_key` of a model and `secret` of a tool take one; what is here is sent and logged",
+            "only keys such as `api_key` of a model and `secret` of a tool take one; what is here is sent and logged",
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Where a model may be: over https anywhere, over http only where nobody listens in.
+//! Where a model, or the team's own backend, may be: over https anywhere, over http only where nobody listens in.
 
 use std::net::{IpAddr, Ipv6Addr};
 

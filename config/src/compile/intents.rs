@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use minigate_core::policy::catalog::Intent;
 
-use super::{Names, expect_known, number, rollout::rollout};
+use super::{Names, expect_known, notify::ways, number, rollout::rollout};
 use crate::{
     diagnostic::{Place, Report, shown},
     yaml::{Entry, Node},
@@ -31,13 +31,13 @@ pub(super) fn intents(root: &Node, names: &Names<'_>, report: &mut Report) -> Ve
                 format!("intent {} is given twice: it is already at {}", shown(&entry.key), report.at(first));
             report.error(entry.place, message);
         }
-        intents.push(intent(entry, names, report));
+        intents.push(intent(entry, root, names, report));
     }
     intents.sort_by(|a, b| a.name.cmp(&b.name));
     intents
 }
 
-fn intent(entry: &Entry, names: &Names<'_>, report: &mut Report) -> Intent {
+fn intent(entry: &Entry, root: &Node, names: &Names<'_>, report: &mut Report) -> Intent {
     let node = &*entry.node;
     let profile = node.get("profile").unwrap_or(node);
     expect_known("profile", profile, &names.profiles, report);
@@ -54,6 +54,7 @@ fn intent(entry: &Entry, names: &Names<'_>, report: &mut Report) -> Intent {
         name: entry.key.clone(),
         profile: own.to_owned(),
         by_role,
+        notify: ways(node, root, report),
         max_tokens: number(node, "max_tokens"),
         rollout,
     }

@@ -6,6 +6,7 @@
 
 mod intents;
 mod models;
+mod notify;
 mod profiles;
 mod redaction;
 mod rollout;
@@ -57,6 +58,7 @@ pub(crate) fn compile(root: &Node, environment: Option<Environment>, report: &mu
         turns: tools::turns(root),
         audit: tools::audit(root),
         redaction: redaction::rules(root, report),
+        notify: notify::notify(root, report),
         environments: rules::environments(root, &names, report),
         roles: rules::roles(root),
         default_model: default_model.and_then(Node::text).map(str::to_owned),

@@ -8,9 +8,14 @@ mod rules;
 
 use serde::{Deserialize, Serialize};
 
-use super::{ContentMode, Environment, Memory, SECRETS, redact::Rules, rollout::Rollout};
+use super::{
+    ContentMode, Environment, Memory, SECRETS,
+    notify::{Notify, Ways},
+    redact::Rules,
+    rollout::Rollout,
+};
 use crate::{
-    seam::{Level, MODEL, TOOL},
+    seam::{Level, MODEL, TOOL, WEBHOOK},
     state::caller::Rate,
 };
 
@@ -39,6 +44,8 @@ pub struct Catalog {
     pub turns: TurnRules,
     /// What is written into the audit ledger.
     pub audit: AuditRules,
+    /// Who is told of what turns come to.
+    pub notify: Notify,
     /// What differs between environments, for those that the configuration names.
     pub environments: Vec<EnvironmentRules>,
     /// What roles may use, beside their rates.
@@ -185,6 +192,8 @@ pub struct Intent {
     pub profile: String,
     /// Who answers it for people of a role: role and profile.
     pub by_role: Vec<(String, String)>,
+    /// Who is told of what its turns come to.
+    pub notify: Ways,
     /// The most tokens of an answer, whatever the profile says.
     pub max_tokens: Option<u32>,
     /// A change of its profile that goes on.
@@ -352,14 +361,16 @@ impl Catalog {
         self.roles.iter().find(|role| role.name.is_empty())
     }
 
-    /// The settings that hold models' and tools' keys, each once.
+    /// The settings that hold the secrets which the configuration names, each once.
     pub fn secrets(&self) -> Vec<&str> {
         let keys = self.models.iter().filter_map(|model| match &model.kind {
             ModelKind::OpenAi { api_key, .. } => api_key.as_deref(),
             ModelKind::OpenClaw { .. } => None,
         });
-        let keys = keys.chain(self.tools.iter().filter_map(|tool| tool.secret.as_deref()));
-        // A host hands out whatever is named here: its own secrets are neither's.
+        let tools = self.tools.iter().filter_map(|tool| tool.secret.as_deref());
+        let webhook = self.notify.webhook.as_ref().map(|webhook| webhook.secret.as_str());
+        // A host hands out whatever is named here: its own secrets are nobody else's.
+        let keys = keys.chain(tools).chain(webhook);
         let mut names: Vec<&str> = keys.filter(|name| !SECRETS.contains(name)).collect();
         names.sort_unstable();
         names.dedup();
@@ -375,7 +386,9 @@ impl Catalog {
             }
             ModelKind::OpenClaw { .. } => None,
         });
-        models.chain(self.tools.iter().map(|tool| (format!("{TOOL}{}", tool.name), tool.url.as_str())))
+        let tools = self.tools.iter().map(|tool| (format!("{TOOL}{}", tool.name), tool.url.as_str()));
+        let webhook = self.notify.webhook.iter().map(|webhook| (WEBHOOK.to_owned(), webhook.origin()));
+        models.chain(tools).chain(webhook)
     }
 
     /// The bytes that a host keeps or loads: a version, then the catalog.

@@ -3,7 +3,9 @@
 //! The files say what is usual, and a setting that was given where the gateway runs wins: it is
 //! what an operator reaches for at night.
 
-use super::{ContentMode, Policy, Role, Secrets, SettingError, Settings, catalog::Catalog};
+use super::{
+    ContentMode, Policy, Role, Secrets, SettingError, Settings, catalog::Catalog, notify::WebhookKeys,
+};
 
 impl Policy {
     /// Takes a configuration over, with the settings and secrets of
@@ -21,9 +23,25 @@ impl Policy {
         let is_set = |name: &str| settings.get(name).is_some_and(|value| !value.trim().is_empty());
         let mut errors = Vec::new();
         for name in catalog.secrets().into_iter().filter(|name| secrets.get(name).is_none()) {
-            let problem =
-                "not set, and the configuration names it as the key of a model or a tool".to_owned();
+            let problem = "not set, and the configuration names it".to_owned();
             errors.push(SettingError { name: name.to_owned(), problem });
+        }
+        if let Some(webhook) = &catalog.notify.webhook
+            && let Some(secret) = secrets.get(&webhook.secret)
+        {
+            match WebhookKeys::parse(secret) {
+                Some(keys) => self.webhook_keys = keys,
+                None => errors.push(SettingError {
+                    name: webhook.secret.clone(),
+                    problem:
+                        "must be whsec_ and base64 of 24 to 64 bytes; `openssl rand -base64 32` gives some"
+                            .to_owned(),
+                }),
+            }
+        }
+        if catalog.notify.subscribe.is_some() && self.login.appid.is_none() {
+            let problem = "not set, and the configuration's `notify.subscribe` needs it".to_owned();
+            errors.push(SettingError { name: "WECHAT_APPID".to_owned(), problem });
         }
         self.configure_roles(&catalog, is_set("RATE_LIMIT_PER_MINUTE") || is_set("RATE_LIMIT_BURST"));
         if let Some(rules) = catalog.rules(self.environment) {

@@ -7,6 +7,7 @@
 pub mod auth;
 pub mod catalog;
 mod configured;
+pub mod notify;
 mod pictures;
 pub mod question;
 pub mod redact;
@@ -289,6 +290,8 @@ pub struct Policy {
     pub content: Content,
     /// Checks of pictures, where they are set up.
     pub pictures: Option<Pictures>,
+    /// What signs messages to the team's own backend; empty without a webhook.
+    pub webhook_keys: notify::WebhookKeys,
     /// Slots and places.
     pub admission: Admission,
     /// What a failing store means.
@@ -359,6 +362,7 @@ impl Default for Policy {
             abuse: Thresholds { slow: 30, restrict: 60, block: 120, block_ms: 60_000 },
             content: Content::default(),
             pictures: None,
+            webhook_keys: notify::WebhookKeys::default(),
             // OpenClaw runs max(8, 4 x cores) turns at once (2026.9.6, `agents.defaults.maxConcurrent`).
             admission: Admission { slots: 8, places: 64, models: Vec::new() },
             store_failure: StoreFailure::Open,

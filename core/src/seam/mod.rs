@@ -52,6 +52,9 @@ pub const TOOL: &str = "tool:";
 /// The name of an upstream: WeChat's servers.
 pub const WECHAT: &str = "wechat";
 
+/// The name of an upstream: the team's own backend, which is told of what turns come to.
+pub const WEBHOOK: &str = "webhook";
+
 /// When an input happened, and fresh randomness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {

@@ -15,9 +15,12 @@ use super::failure::{Code, Failure};
 
 pub(crate) mod access_token;
 pub(crate) mod content;
+pub(crate) mod field;
 pub(crate) mod login;
 pub(crate) mod push;
 pub(crate) mod risk;
+#[allow(dead_code, reason = "no stage of an exchange sends it yet")]
+pub(crate) mod subscribe;
 
 /// WeChat's servers failed, or answered something else than what is documented.
 fn unavailable() -> Failure {
