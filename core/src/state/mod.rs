@@ -143,11 +143,11 @@ impl Op {
             Self::Enlist(_) | Self::Delist { .. } | Self::List => true,
             Self::Revoke { .. } | Self::Once { .. } | Self::Write { .. } | Self::Probe => false,
             Self::Steer(_) => false,
-            // An epoch fences off runners that are alive; after a crash there are none.
-            Self::Turn(op) => matches!(
-                op,
-                TurnOp::Claim { .. } | TurnOp::Heed { .. } | TurnOp::Append { .. } | TurnOp::Watch(_)
-            ),
+            // A claim is not: the numbers of a runner's events are of its epoch, and a client remembers
+            // those that it saw when the store has forgotten who was begun.
+            Self::Turn(op) => {
+                matches!(op, TurnOp::Heed { .. } | TurnOp::Append { .. } | TurnOp::Watch(_))
+            }
         }
     }
 

@@ -408,7 +408,7 @@ struct Turn {
 pub(super) fn reduce(op: &TurnOp, old: Option<&[u8]>, now: u64) -> Reduced {
     let turn = old.and_then(|bytes| postcard::from_bytes::<Turn>(bytes).ok());
     let turn = turn.filter(|turn| turn.gone_ms > now);
-    let (turn, outcome, wake) = match (turn, op) {
+    let (mut turn, outcome, wake) = match (turn, op) {
         (None, TurnOp::Create(create)) => (Turn::new(create, now), TurnOutcome::Fresh, Vec::new()),
         (None, op) => return Reduced::new(Vec::new(), 1, Outcome::Turn(nothing(op))),
         (Some(mut turn), op) => {
@@ -417,6 +417,10 @@ pub(super) fn reduce(op: &TurnOp, old: Option<&[u8]>, now: u64) -> Reduced {
             (turn, outcome, wake)
         }
     };
+    if let Some(alarm_ms) = turn.alarm_ms() {
+        // What is left to be done is not forgotten before somebody can do it.
+        turn.gone_ms = turn.gone_ms.max(alarm_ms.saturating_add(LEASE_MS));
+    }
     let ttl_ms = turn.gone_ms.saturating_sub(now).max(1);
     Reduced { wake, alarm_ms: turn.alarm_ms(), ..Reduced::new(encode(&turn), ttl_ms, Outcome::Turn(outcome)) }
 }
@@ -566,6 +570,8 @@ impl Turn {
         self.approval = None;
         match then {
             Then::GoOn => self.due_ms = now,
+            // Nobody is asked about what has ended: an end stands.
+            Then::Ask(_) if self.state.is_end() => self.due_ms = now,
             Then::Ask(approval) => {
                 self.rest();
                 let left = self.expires_ms.saturating_sub(now);
@@ -578,7 +584,8 @@ impl Turn {
             }
             Then::Later { at_ms } => {
                 self.rest();
-                self.due_ms = *at_ms;
+                // What is not wanted any more is ended at once.
+                self.due_ms = if self.cancel && !self.state.is_end() { now } else { *at_ms };
                 self.gone_ms = self.gone_ms.max(at_ms.saturating_add(self.keep_ms));
             }
         }
@@ -646,7 +653,9 @@ impl Turn {
             Awaited::Events => view.events.is_empty() && !settled,
             Awaited::End => !settled,
         };
-        self.watchers.retain(|watcher| watcher.until_ms > now && watcher.ticket != watch.ticket);
+        if watch.awaited != Awaited::Nothing {
+            self.watchers.retain(|watcher| watcher.until_ms > now && watcher.ticket != watch.ticket);
+        }
         if view.waits {
             if self.watchers.len() >= MOST_WATCHERS {
                 self.watchers.remove(0);
@@ -712,6 +721,8 @@ impl Turn {
         };
         approval.verdict = Some(verdict);
         approval.by = Some(decide.by.clone());
+        // The time that was left counts from now on, not from when the person's time is over.
+        self.expires_ms = now.saturating_add(self.expires_ms.saturating_sub(approval.until_ms));
         self.state = State::Queued;
         self.due_ms = now;
         self.wake_watchers(false, wake);
@@ -719,5 +730,7 @@ impl Turn {
     }
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

@@ -226,6 +226,62 @@ fn whoever_cancels_wakes_the_runner_or_begins_one() {
 }
 
 #[test]
+fn whoever_answers_early_gives_no_time_away() {
+    let mut key = Key::default();
+    key.create(1, 0);
+    key.claim(1, 0);
+    key.say(save(1, Then::Ask(question(500_000, Need::User))), 10_000);
+    key.say(yes("me", false), 20_000);
+    assert!(!key.claim(2, 69_999).expect("it goes on").expired, "50 s were left");
+    assert!(key.claim(3, 90_000).expect("taken over").expired);
+}
+
+#[test]
+fn what_is_left_to_be_done_is_not_forgotten_before_it_can_be() {
+    let mut key = Key::default();
+    key.say(TurnOp::Create(Create { keep_ms: 1_000, ..create(1) }), 0);
+    key.claim(1, 0);
+    let errand = Some(ByteBuf::from(*b"errand"));
+    let end = key.apply(TurnOp::End { epoch: 1, ended: done(b"{}"), errand }, 10);
+    let alarm_ms = end.alarm_ms.expect("the errand is left");
+    assert!(10 + end.ttl_ms > alarm_ms);
+    assert!(key.claim(2, alarm_ms).expect("the first has died").ended);
+}
+
+#[test]
+fn a_cancelled_turn_is_not_put_off_and_an_ended_one_asks_nobody() {
+    let mut key = Key::default();
+    key.create(1, 0);
+    key.claim(1, 0);
+    key.say(TurnOp::Cancel { owner: None }, 1);
+    assert_eq!(key.apply(save(1, Then::Later { at_ms: 50_000 }), 2).alarm_ms, Some(2));
+    assert!(key.claim(2, 2).expect("it is to be ended").cancel);
+    let errand = Some(ByteBuf::from(*b"errand"));
+    key.say(TurnOp::End { epoch: 2, ended: done(b"{}"), errand }, 3);
+    key.say(save(2, Then::Ask(question(50_000, Need::User))), 4);
+    assert_eq!(key.look(0, 5).state, State::Done);
+    assert_eq!(key.apply(save(2, Then::Later { at_ms: 50_000 }), 6).alarm_ms, Some(50_000), "an errand is");
+}
+
+#[test]
+fn a_look_forgets_nobody_that_waits() {
+    let mut key = Key::default();
+    key.create(1, 0);
+    key.claim(1, 0);
+    for (awaited, waits) in [(Awaited::End, true), (Awaited::Nothing, false)] {
+        let watch = TurnOp::Watch(Watch { owner: None, ticket: 10, awaited, after: 0 });
+        assert_eq!(key.apply(watch, 1).outcome.waits(), waits);
+    }
+    let end = TurnOp::End { epoch: 1, ended: done(b"{}"), errand: None };
+    assert_eq!(key.apply(end, 2).wake, [10]);
+}
+
+#[test]
+fn what_a_client_remembers_is_on_disk_first() {
+    assert!(!Op::Turn(TurnOp::Claim { ticket: 1 }).is_relaxed(), "the numbers of events are of an epoch");
+}
+
+#[test]
 fn bytes_of_another_kind_count_as_absent() {
     for bytes in [&b""[..], &[0xff; 40]] {
         let reduced = reduce(&Op::Turn(TurnOp::Claim { ticket: 1 }), Some(bytes), 5);
