@@ -3,7 +3,7 @@
 //! It is pulled by the client: while the client does not read, nothing is read from the
 //! upstream. When it goes away the driver is dropped, and with it every connection that it
 //! holds, which makes OpenClaw abort the run. An exchange that goes on after the end of its answer
-//! becomes a task of its own.
+//! becomes a task of its own, and so does one that a key's alarm begins: it has no client.
 
 use std::{
     cell::RefCell,
@@ -50,7 +50,7 @@ pub(crate) struct Worker {
     pub(crate) store: Store,
     /// Operations that nobody waits for.
     pub(crate) told: mpsc::UnboundedSender<Told>,
-    /// Exchanges that go on after the end of their answers.
+    /// Exchanges that go on without a client.
     pub(crate) going_on: RefCell<JoinSet<()>>,
     pub(crate) policy: Arc<Policy>,
 }
@@ -134,7 +134,8 @@ struct Stream {
 pub(crate) struct Driver {
     worker: Rc<Worker>,
     clock: Clock,
-    head: RequestHead,
+    /// The request's; `None` when there is no client.
+    head: Option<RequestHead>,
     begun: Moment,
     state: Vec<u8>,
     request: Option<Incoming>,
@@ -155,16 +156,30 @@ const BODY: u32 = 0;
 impl Driver {
     /// Begins an exchange with a request's head.
     pub(crate) fn begin(worker: Rc<Worker>, head: RequestHead, request: Incoming) -> Self {
+        Self::start(worker, Step::Begin(head.clone()), Some(head), Some(request))
+    }
+
+    /// Begins an exchange where a key's alarm has gone off.
+    pub(crate) fn alarm(worker: Rc<Worker>, key: String) -> Self {
+        Self::start(worker, Step::Alarm { key }, None, None)
+    }
+
+    fn start(
+        worker: Rc<Worker>,
+        step: Step<'_>,
+        head: Option<RequestHead>,
+        request: Option<Incoming>,
+    ) -> Self {
         let clock = Clock::start();
         let begun = clock.moment();
-        let reply = worker.core.borrow_mut().step(begun, Step::Begin(head.clone()), &[] as &[Bytes]);
+        let reply = worker.core.borrow_mut().step(begun, step, &[] as &[Bytes]);
         let mut driver = Self {
             worker,
             clock,
             head,
             begun,
             state: Vec::new(),
-            request: Some(request),
+            request,
             body: Vec::new(),
             waiting: Vec::new(),
             listener: None,
@@ -192,15 +207,19 @@ impl Driver {
         }
     }
 
-    /// The client has its whole answer. An exchange that is not over goes on without it.
-    pub(crate) fn leave(mut self) {
+    /// The client has its whole answer, or there is none. An exchange that is not over goes on without
+    /// it, and holds `room` until its end.
+    pub(crate) fn leave(mut self, room: impl Sized + 'static) {
         if self.done {
             return;
         }
         let worker = Rc::clone(&self.worker);
         let mut going_on = worker.going_on.borrow_mut();
         while going_on.try_join_next().is_some() {}
-        going_on.spawn_local(async move { while self.next().await.is_some() {} });
+        going_on.spawn_local(async move {
+            while self.next().await.is_some() {}
+            drop(room);
+        });
     }
 
     /// Whether all of the answer is there, to be sent in one piece.
@@ -285,9 +304,11 @@ impl Driver {
             }
             Err(problem) => {
                 journal::event("error", "module_failed", &[("problem", problem.into())]);
+                // Without a client nobody is told: the alarm goes off again by itself.
+                let Some(head) = &self.head else { return self.perform(Output::Done) };
                 let policy = Arc::clone(&self.worker.policy);
                 let now = self.clock.moment();
-                for output in Exchange::broken(&policy, &self.head, self.begun, now, self.head_sent) {
+                for output in Exchange::broken(&policy, head, self.begun, now, self.head_sent) {
                     self.perform(output);
                 }
             }
@@ -422,9 +443,10 @@ const DISCARD_FOR: std::time::Duration = std::time::Duration::from_secs(10);
 const DISCARD_BYTES: usize = 64 * 1024 * 1024;
 
 impl Drop for Driver {
-    /// Dropped before its end: the client has gone.
+    /// Dropped before its end: the client has gone. Where there is none this program ends, and another
+    /// one takes over what the key's alarm stands for.
     fn drop(&mut self) {
-        if !self.done && !self.ended {
+        if !self.done && !self.ended && self.head.is_some() {
             self.waiting.clear();
             self.step(Input::ClientGone, &[]);
         }

@@ -31,7 +31,7 @@ use minigate_core::{
 };
 use tokio::{
     signal::unix::SignalKind,
-    sync::{mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     task::{JoinSet, LocalSet},
 };
 
@@ -49,6 +49,9 @@ use crate::{
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long running requests may take after SIGTERM; longer than a turn.
 const DRAIN: Duration = Duration::from_secs(70);
+/// Alarms whose exchanges run at once on one thread; the others wait in the store, where other hosts find
+/// them too. Most of them wait for an upstream, so it is memory that bounds them.
+const MOST_ALARMS: usize = 256;
 /// How long the store may take for what is left after that.
 const LAST_OPERATIONS: Duration = Duration::from_secs(2);
 
@@ -204,6 +207,7 @@ fn work(shared: &Shared, listener: TcpListener, stopped: watch::Receiver<bool>) 
             policy: Arc::clone(&shared.policy),
         });
         tokio::task::spawn_local(apply_told(Rc::clone(&worker), told));
+        tokio::task::spawn_local(run_alarms(Rc::clone(&worker), stopped.clone()));
         let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| error.to_string())?;
         accept(worker, listener, stopped).await;
         // Leases that the last requests gave back.
@@ -213,6 +217,25 @@ fn work(shared: &Shared, listener: TcpListener, stopped: watch::Receiver<bool>) 
         }
         Ok(())
     })
+}
+
+/// Begins an exchange for each alarm that goes off, until told to stop.
+async fn run_alarms(worker: Rc<Worker>, mut stopped: watch::Receiver<bool>) {
+    let room = Arc::new(Semaphore::new(MOST_ALARMS));
+    let next = async || {
+        let place = Arc::clone(&room).acquire_owned().await.ok()?;
+        Some((worker.store.alarm().await, place))
+    };
+    loop {
+        tokio::select! {
+            biased;
+            _ = stopped.changed() => return,
+            alarm = next() => {
+                let Some((key, place)) = alarm else { return };
+                Driver::alarm(Rc::clone(&worker), key).leave(place);
+            }
+        }
+    }
 }
 
 async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener, mut stopped: watch::Receiver<bool>) {
@@ -295,7 +318,7 @@ async fn answer(
             Some(Emission::Chunk(bytes)) if whole.is_empty() => whole = bytes,
             Some(Emission::Chunk(bytes)) => whole = [whole, bytes].concat().into(),
             Some(Emission::End) | None => {
-                driver.leave();
+                driver.leave(());
                 *response.body_mut() = Either::Left(Full::new(whole));
                 return Ok(response);
             }
@@ -316,7 +339,7 @@ fn stream(driver: Driver) -> LocalBoxStream<'static, Result<Frame<Bytes>, Infall
         match driver.next().await {
             Some(Emission::Chunk(bytes)) => Some((Ok(Frame::data(bytes)), driver)),
             Some(Emission::Head { .. } | Emission::End) | None => {
-                driver.leave();
+                driver.leave(());
                 None
             }
         }

@@ -5,10 +5,13 @@
 //!
 //! The contract: an operation is applied to one key by the reducer in the module, and no other
 //! operation on that key comes between reading and writing; what was written is there until
-//! its time is over; a ticket that a reducer wakes is woken on whichever host waits for it.
+//! its time is over; a ticket that a reducer wakes is woken on whichever host waits for it; an
+//! alarm that a reducer sets goes off on one of the hosts, at least once, and again after 15 s for as
+//! long as no operation on its key says another.
 //! What the bytes mean is not known here. The suite `store` of `cargo xtask test` holds these two
 //! and the edge's Durable Objects to it.
 
+mod alarms;
 mod embedded;
 mod lines;
 mod listeners;
@@ -120,6 +123,17 @@ impl Store {
             }
         }
         Some(outcomes)
+    }
+
+    /// Waits for the next alarm that goes off here, and gives its key. One that is now begins within
+    /// milliseconds. Whoever takes it has it alone for 15 s; after that it goes off again, here or on
+    /// another host, unless an operation on the key has set another or none. While nobody waits, none
+    /// is taken. May be dropped at any time.
+    pub async fn alarm(&self) -> String {
+        match &self.engine {
+            Engine::Embedded(engine) => engine.alarm().await,
+            Engine::Redis(engine) => engine.alarm().await,
+        }
     }
 
     /// Writes what has not been written. To be called when nothing else is applied any more.

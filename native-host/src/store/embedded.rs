@@ -4,6 +4,9 @@
 //! one thread writes what has changed, in one transaction each [`FLUSH`]. A relaxed operation is
 //! answered at once; any other when the transaction with it is on disk. So the request path has
 //! no hop to another thread, and a `kill -9` loses at most [`FLUSH`] of rate tokens.
+//!
+//! A cell has at most one alarm, which is written with it. The queue of all of them is in memory and is
+//! read once, at the start; so an alarm that is now waits for no disk.
 
 use std::{
     cell::RefCell,
@@ -19,11 +22,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use minigate_core::state::{Op, Outcome};
+use minigate_core::{
+    seam::ReduceReply,
+    state::{Op, Outcome},
+};
 use rusqlite::{Connection, OptionalExtension as _};
 use tokio::sync::oneshot;
 
-use super::{Clock, failed, reduce};
+use super::{
+    Clock,
+    alarms::{AGAIN_MS, Alarms},
+    failed, reduce,
+};
 use crate::module::Core;
 
 /// How long a relaxed change may wait for the disk.
@@ -42,9 +52,12 @@ const LARGE: usize = 64 * 1024;
 const MOST_UNWRITTEN: usize = 65_536;
 
 /// One key's bytes and how long they matter.
+#[derive(Default)]
 struct Cell {
     value: Vec<u8>,
     expires_ms: u64,
+    /// The reducer's last word. In the queue it is later, once it has gone off.
+    alarm_ms: Option<u64>,
     /// It has changed since it was taken for writing.
     dirty: bool,
     /// It is being written: what is on disk is older.
@@ -56,6 +69,14 @@ impl Cell {
     fn is_on_disk(&self) -> bool {
         !self.dirty && !self.writing
     }
+}
+
+/// A cell as it is on disk.
+struct Row {
+    key: String,
+    value: Vec<u8>,
+    expires_ms: u64,
+    alarm_ms: Option<u64>,
 }
 
 struct Shard {
@@ -71,6 +92,7 @@ struct Inner {
     shards: Vec<Mutex<Shard>>,
     hasher: std::hash::RandomState,
     clock: Clock,
+    alarms: Alarms,
     /// Held for as long as the store is open.
     _lock: File,
 }
@@ -95,6 +117,69 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+impl Inner {
+    /// The shard of a key.
+    fn shard(&self, key: &str) -> MutexGuard<'_, Shard> {
+        let at = usize::try_from(self.hasher.hash_one(key) % SHARDS as u64).unwrap_or_default();
+        lock(&self.shards[at])
+    }
+
+    /// Applies what the reducer makes of a key's bytes and the time. `None` when the store failed.
+    fn change(
+        &self,
+        key: &str,
+        is_read: bool,
+        reduce: impl FnOnce(Option<&[u8]>, u64) -> Option<ReduceReply>,
+    ) -> Option<(Outcome, Vec<u64>)> {
+        let mut shard = self.shard(key);
+        if shard.dirty.len() >= MOST_UNWRITTEN / SHARDS {
+            failed("too many changes wait for the disk");
+            return None;
+        }
+        shard.load(key)?;
+        let Shard { cells, dirty, .. } = &mut *shard;
+        let cell = cells.get_mut(key)?;
+        let now = self.clock.unix_ms();
+        let alive = cell.expires_ms > now;
+        let reduced = reduce(alive.then_some(cell.value.as_slice()), now)?;
+        if is_read || (cell.value.is_empty() && reduced.new.is_empty()) {
+            if is_read && cell.is_on_disk() && cell.value.len() > LARGE {
+                cells.remove(key);
+            }
+            return Some((reduced.outcome, reduced.wake));
+        }
+        cell.value = reduced.new.into_vec();
+        cell.expires_ms = if cell.value.is_empty() { 0 } else { now.saturating_add(reduced.ttl_ms) };
+        // Nothing is left of a key that is forgotten. The same time again is no other word: an alarm that
+        // has gone off and is looked at meanwhile does not go off with each look.
+        let alarm_ms = reduced.alarm_ms.filter(|_| !cell.value.is_empty());
+        if alarm_ms != cell.alarm_ms || (!alive && alarm_ms.is_some()) {
+            cell.alarm_ms = alarm_ms;
+            self.alarms.set(key, alarm_ms);
+        }
+        if !cell.dirty {
+            cell.dirty = true;
+            dirty.push(key.to_owned());
+        }
+        Some((reduced.outcome, reduced.wake))
+    }
+
+    /// Whether an alarm that was taken out of the queue is wanted; then it stands there again, for
+    /// later. What has outlived its time has none.
+    fn goes_off(&self, key: &str) -> bool {
+        let mut shard = self.shard(key);
+        let now = self.clock.unix_ms();
+        let readable = shard.load(key).is_some();
+        let cell = shard.cells.get(key);
+        let wanted = cell.is_some_and(|cell| cell.alarm_ms.is_some() && cell.expires_ms > now);
+        if wanted || !readable {
+            // Unless another was set just now.
+            self.alarms.set_if_none(key, now.saturating_add(AGAIN_MS));
+        }
+        wanted
+    }
+}
+
 impl Embedded {
     /// Opens the file and starts the writer.
     pub(super) fn open(directory: &Path, clock: Clock) -> Result<Self, String> {
@@ -111,8 +196,8 @@ impl Embedded {
     /// Applies an operation; `None` when the store failed. Waits only for an operation that is
     /// not relaxed.
     pub(super) async fn apply(&self, core: &RefCell<Core>, key: &str, op: Op) -> Option<(Outcome, Vec<u64>)> {
-        let relaxed = op.is_relaxed();
-        let (outcome, wake) = self.reduce(core, key, op)?;
+        let (relaxed, is_read) = (op.is_relaxed(), op.is_read());
+        let (outcome, wake) = self.inner.change(key, is_read, |old, now| reduce(core, op, old, now))?;
         if !relaxed {
             let (written, on_disk) = oneshot::channel();
             self.writer.send(written).ok()?;
@@ -123,36 +208,14 @@ impl Embedded {
         Some((outcome, wake))
     }
 
-    fn reduce(&self, core: &RefCell<Core>, key: &str, op: Op) -> Option<(Outcome, Vec<u64>)> {
-        let at = usize::try_from(self.inner.hasher.hash_one(key) % SHARDS as u64).unwrap_or_default();
-        let mut shard = lock(&self.inner.shards[at]);
-        if shard.dirty.len() >= MOST_UNWRITTEN / SHARDS {
-            failed("too many changes wait for the disk");
-            return None;
-        }
-        if !shard.cells.contains_key(key) {
-            let cell = shard.read(key)?;
-            shard.make_room();
-            shard.cells.insert(key.to_owned(), cell);
-        }
-        let Shard { cells, dirty, .. } = &mut *shard;
-        let cell = cells.get_mut(key)?;
-        let now = self.inner.clock.unix_ms();
-        let is_read = op.is_read();
-        let reduced = reduce(core, op, (cell.expires_ms > now).then_some(cell.value.as_slice()), now)?;
-        if is_read || (cell.value.is_empty() && reduced.new.is_empty()) {
-            if is_read && cell.is_on_disk() && cell.value.len() > LARGE {
-                cells.remove(key);
+    /// The key of the next alarm that goes off.
+    pub(super) async fn alarm(&self) -> String {
+        loop {
+            let key = self.inner.alarms.next(&self.inner.clock).await;
+            if self.inner.goes_off(&key) {
+                return key;
             }
-            return Some((reduced.outcome, reduced.wake));
         }
-        cell.value = reduced.new.into_vec();
-        cell.expires_ms = if cell.value.is_empty() { 0 } else { now.saturating_add(reduced.ttl_ms) };
-        if !cell.dirty {
-            cell.dirty = true;
-            dirty.push(key.to_owned());
-        }
-        Some((reduced.outcome, reduced.wake))
     }
 
     /// Waits until everything is on disk.
@@ -165,6 +228,16 @@ impl Embedded {
 }
 
 impl Shard {
+    /// Sees to it that a key's cell is in memory; `None` when it cannot be read.
+    fn load(&mut self, key: &str) -> Option<()> {
+        if !self.cells.contains_key(key) {
+            let cell = self.read(key)?;
+            self.make_room();
+            self.cells.insert(key.to_owned(), cell);
+        }
+        Some(())
+    }
+
     /// Forgets what is on disk when there is too much. While most waits for the disk, each new key
     /// would look at all of them in vain; so it is not looked again until some more have come.
     fn make_room(&mut self) {
@@ -178,20 +251,21 @@ impl Shard {
     fn read(&self, key: &str) -> Option<Cell> {
         let mut select = self
             .reader
-            .prepare_cached("SELECT value, expires_ms FROM cell WHERE key = ?1")
+            .prepare_cached("SELECT value, expires_ms, alarm_ms FROM cell WHERE key = ?1")
             .map_err(|error| failed(&error.to_string()))
             .ok()?;
         let row = select.query_row([key], |row| {
             let expires: i64 = row.get(1)?;
+            let alarm: Option<i64> = row.get(2)?;
             Ok(Cell {
                 value: row.get(0)?,
-                expires_ms: u64::try_from(expires).unwrap_or(0),
-                dirty: false,
-                writing: false,
+                expires_ms: time(expires),
+                alarm_ms: alarm.map(time),
+                ..Cell::default()
             })
         });
         let row = row.optional().map_err(|error| failed(&error.to_string())).ok()?;
-        Some(row.unwrap_or(Cell { value: Vec::new(), expires_ms: 0, dirty: false, writing: false }))
+        Some(row.unwrap_or_default())
     }
 }
 
@@ -204,7 +278,28 @@ fn create(path: &Path) -> rusqlite::Result<Connection> {
         "CREATE TABLE IF NOT EXISTS cell (key TEXT PRIMARY KEY, value BLOB NOT NULL, expires_ms INTEGER NOT NULL) WITHOUT ROWID;
          CREATE INDEX IF NOT EXISTS cell_expires ON cell (expires_ms);",
     )?;
+    // A file of before there were alarms.
+    if !connection.column_exists(None, "cell", "alarm_ms")? {
+        connection.execute_batch("ALTER TABLE cell ADD COLUMN alarm_ms INTEGER")?;
+    }
+    connection.execute_batch(
+        "CREATE INDEX IF NOT EXISTS cell_alarm ON cell (alarm_ms) WHERE alarm_ms IS NOT NULL",
+    )?;
     Ok(connection)
+}
+
+/// The alarms of a file, those too whose time has passed while nobody was there.
+fn alarms(connection: &Connection) -> rusqlite::Result<Alarms> {
+    let alarms = Alarms::default();
+    let mut select = connection.prepare("SELECT key, alarm_ms FROM cell WHERE alarm_ms IS NOT NULL")?;
+    let mut rows = select.query([])?;
+    while let Some(row) = rows.next()? {
+        let key: String = row.get(0)?;
+        alarms.set(&key, Some(time(row.get(1)?)));
+    }
+    drop(rows);
+    drop(select);
+    Ok(alarms)
 }
 
 fn reader(path: &PathBuf) -> rusqlite::Result<Connection> {
@@ -244,7 +339,9 @@ impl Keeper {
                 reader,
             }));
         }
-        let inner = Arc::new(Inner { shards, hasher: std::hash::RandomState::new(), clock, _lock: lock });
+        let alarms = alarms(&connection).map_err(|error| problem(&error))?;
+        let hasher = std::hash::RandomState::new();
+        let inner = Arc::new(Inner { shards, hasher, clock, alarms, _lock: lock });
         Ok(Self { inner, connection, swept: Instant::now() })
     }
 
@@ -273,14 +370,15 @@ impl Keeper {
 
     /// Writes what has changed, in one transaction. What could not be written stays marked.
     fn flush(&mut self, synced: bool) -> bool {
-        let mut changed: Vec<(String, Vec<u8>, u64)> = Vec::new();
+        let mut changed: Vec<Row> = Vec::new();
         for shard in &self.inner.shards {
             let mut shard = lock(shard);
             let Shard { cells, dirty, .. } = &mut *shard;
             for key in dirty.drain(..) {
                 if let Some(cell) = cells.get_mut(&key) {
                     (cell.dirty, cell.writing) = (false, true);
-                    changed.push((key, cell.value.clone(), cell.expires_ms));
+                    let (value, expires_ms, alarm_ms) = (cell.value.clone(), cell.expires_ms, cell.alarm_ms);
+                    changed.push(Row { key, value, expires_ms, alarm_ms });
                 }
             }
         }
@@ -291,9 +389,8 @@ impl Keeper {
         if let Err(error) = &written {
             failed(&error.to_string());
         }
-        for (key, ..) in changed {
-            let at = usize::try_from(self.inner.hasher.hash_one(&key) % SHARDS as u64).unwrap_or_default();
-            let mut shard = lock(&self.inner.shards[at]);
+        for Row { key, .. } in changed {
+            let mut shard = self.inner.shard(&key);
             let Shard { cells, dirty, .. } = &mut *shard;
             if let Some(cell) = cells.get_mut(&key) {
                 cell.writing = false;
@@ -310,18 +407,19 @@ impl Keeper {
 
     /// In WAL mode a commit is safe from a crash of this program; `synced` makes it safe from a
     /// power cut too.
-    fn write(&mut self, changed: &[(String, Vec<u8>, u64)], synced: bool) -> rusqlite::Result<()> {
+    fn write(&mut self, changed: &[Row], synced: bool) -> rusqlite::Result<()> {
         self.connection.pragma_update(None, "synchronous", if synced { "FULL" } else { "NORMAL" })?;
         let transaction = self.connection.transaction()?;
         {
-            let mut upsert = transaction
-                .prepare_cached("INSERT OR REPLACE INTO cell (key, value, expires_ms) VALUES (?1, ?2, ?3)")?;
+            let mut upsert = transaction.prepare_cached(
+                "INSERT OR REPLACE INTO cell (key, value, expires_ms, alarm_ms) VALUES (?1, ?2, ?3, ?4)",
+            )?;
             let mut delete = transaction.prepare_cached("DELETE FROM cell WHERE key = ?1")?;
-            for (key, value, expires_ms) in changed {
+            for Row { key, value, expires_ms, alarm_ms } in changed {
                 if value.is_empty() {
                     delete.execute([key])?;
                 } else {
-                    upsert.execute((key, value, sql(*expires_ms)))?;
+                    upsert.execute((key, value, sql(*expires_ms), alarm_ms.map(sql)))?;
                 }
             }
         }
@@ -355,77 +453,11 @@ fn sql(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test says so when something is missing")]
-
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    use super::*;
-
-    /// A keeper without its thread, in a directory of its own, and its clock.
-    fn keeper(name: &str) -> (Keeper, Arc<AtomicU64>, PathBuf) {
-        let directory = std::env::temp_dir().join(format!("minigate-{name}-{}", std::process::id()));
-        let time = Arc::new(AtomicU64::new(1_000));
-        let shown = Arc::clone(&time);
-        let clock = Clock::new(move || shown.load(Ordering::SeqCst));
-        (Keeper::open(&directory, clock).unwrap(), time, directory)
-    }
-
-    fn rows(keeper: &Keeper) -> u32 {
-        keeper.connection.query_row("SELECT count(*) FROM cell", [], |row| row.get(0)).unwrap()
-    }
-
-    fn put(keeper: &Keeper, key: &str, expires_ms: u64, dirty: bool) {
-        let cell = Cell { value: vec![1], expires_ms, dirty, writing: false };
-        lock(&keeper.inner.shards[0]).cells.insert(key.into(), cell);
-    }
-
-    #[test]
-    fn what_has_outlived_its_time_is_deleted_from_disk_and_memory() {
-        let (mut keeper, time, directory) = keeper("sweep");
-        let cells: Vec<_> = [("past", 2_000), ("written anew", 2_000), ("to come", 9_000)]
-            .map(|(key, expires_ms)| (key.to_owned(), vec![1], expires_ms))
-            .into();
-        keeper.write(&cells, false).unwrap();
-        put(&keeper, "past", 2_000, false);
-        put(&keeper, "written anew", 9_000, true);
-        put(&keeper, "to come", 9_000, false);
-        keeper.sweep();
-        assert_eq!(rows(&keeper), 3, "nobody's time is over");
-        time.store(2_000, Ordering::SeqCst);
-        keeper.sweep();
-        assert_eq!(rows(&keeper), 1);
-        let left: Vec<String> = lock(&keeper.inner.shards[0]).cells.keys().cloned().collect();
-        assert!(left.len() == 2 && !left.contains(&"past".to_owned()), "{left:?}");
-        std::fs::remove_dir_all(directory).unwrap();
-    }
-
-    #[test]
-    fn memory_is_bounded_and_what_waits_for_the_disk_stays() {
-        let (keeper, _, directory) = keeper("room");
-        for number in 0..3 * MOST_CELLS {
-            lock(&keeper.inner.shards[0]).make_room();
-            put(&keeper, &number.to_string(), 9_000, number < MOST_CELLS + 3);
-        }
-        let shard = lock(&keeper.inner.shards[0]);
-        assert!(shard.cells.len() <= 2 * MOST_CELLS, "{}", shard.cells.len());
-        assert_eq!(shard.cells.values().filter(|cell| cell.dirty).count(), MOST_CELLS + 3);
-        drop(shard);
-        std::fs::remove_dir_all(directory).unwrap();
-    }
-
-    #[test]
-    fn what_is_too_much_for_one_sweep_is_deleted_by_the_next_ones() {
-        let (mut keeper, _, directory) = keeper("sweeps");
-        let cells: Vec<_> = (0..=SWEEP_ROWS).map(|number| (number.to_string(), vec![1], 1)).collect();
-        keeper.write(&cells, false).unwrap();
-        keeper.sweep();
-        assert_eq!(rows(&keeper), 1);
-        assert!(keeper.swept.elapsed() >= SWEEP, "it goes on at once");
-        keeper.sweep();
-        assert_eq!(rows(&keeper), 0);
-        assert!(keeper.swept.elapsed() < SWEEP);
-        std::fs::remove_dir_all(directory).unwrap();
-    }
+/// The other way.
+fn time(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test says so when something is missing")]
+mod tests;

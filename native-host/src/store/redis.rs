@@ -3,21 +3,29 @@
 //! An operation reads the key, is reduced here, and is written only if the key has not changed
 //! since (compare-and-set in a script, which the server runs alone); otherwise it is reduced
 //! again on what is there now. The tasks of one host do not compete: they stand in line at a key
-//! ([`Lines`]). The script also tells all hosts which tickets to wake. A
+//! ([`Lines`]). The script also tells all hosts which tickets to wake, and keeps the key's alarm in a
+//! sorted set beside the cells. Each host looks into it each second, and at once when its own operations
+//! have set an alarm to now; it takes what is due by setting it ahead, so that usually one host has it. A
 //! connection that broke is made again in the background; until then operations fail at once,
 //! and the policy says what that means.
 
 use std::{cell::RefCell, sync::Arc, thread, time::Duration};
 
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, future::join};
 use minigate_core::state::{Op, Outcome};
 use redis::{
     Client, Script,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
-use tokio::sync::OnceCell;
+use tokio::sync::{Notify, OnceCell};
 
-use super::{Clock, Listeners, failed, lines::Lines, reduce};
+use super::{
+    Clock, Listeners,
+    alarms::{AGAIN_MS, Alarms, LOOK},
+    failed,
+    lines::Lines,
+    reduce,
+};
 use crate::{module::Core, server};
 
 /// How long the server may take for one command.
@@ -30,16 +38,47 @@ const CHANNEL: &str = "minigate:wake";
 /// What stands before every key, so that the server can be shared with something else.
 const PREFIX: &str = "minigate:";
 
-/// `KEYS[1]`; then the old value or an empty string, the new one or an empty string for none,
-/// the time to live, the channel, and the tickets. Gives nothing when it was written, else what
-/// is there now.
+/// When each key's alarm goes off: a sorted set. Not below [`PREFIX`], where any name may be a key's.
+const ALARMS: &str = "minigate-alarms";
+/// The reducers' last word on each of them, a hash: an alarm that has gone off is later in the set. A key
+/// is in both or in none.
+const WANTED: &str = "minigate-alarms-wanted";
+/// Alarms that are taken at once.
+const MOST_TAKEN: u32 = 32;
+
+/// The key, [`ALARMS`] and [`WANTED`]; then the old value or an empty string, the new one or an empty
+/// string for none, the time to live, the channel, the tickets or an empty string, and the alarm or an
+/// empty string. Gives nothing when it was written, else what is there now. The same alarm again is no
+/// other one.
 const COMPARE_AND_SET: &str = r"
 local now = redis.call('GET', KEYS[1]) or ''
 if now ~= ARGV[1] then return now end
 if ARGV[2] == '' then redis.call('DEL', KEYS[1])
 else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
-if ARGV[5] then redis.call('PUBLISH', ARGV[4], ARGV[5]) end
+if ARGV[5] ~= '' then redis.call('PUBLISH', ARGV[4], ARGV[5]) end
+if ARGV[2] == '' or ARGV[6] == '' then
+  if redis.call('ZREM', KEYS[2], KEYS[1]) == 1 then redis.call('HDEL', KEYS[3], KEYS[1]) end
+elseif now == '' or redis.call('HGET', KEYS[3], KEYS[1]) ~= ARGV[6] then
+  redis.call('ZADD', KEYS[2], ARGV[6], KEYS[1])
+  redis.call('HSET', KEYS[3], KEYS[1], ARGV[6])
+end
 return nil";
+
+/// [`ALARMS`] and [`WANTED`]; then the time, when what is taken goes off again, and how many at most. Gives
+/// how many were due and the keys of those that are still there.
+const TAKE: &str = r"
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ARGV[1], 'LIMIT', 0, ARGV[3])
+local taken = {}
+for _, key in ipairs(due) do
+  if redis.call('EXISTS', key) == 1 then
+    redis.call('ZADD', KEYS[1], ARGV[2], key)
+    taken[#taken + 1] = key
+  else
+    redis.call('ZREM', KEYS[1], key)
+    redis.call('HDEL', KEYS[2], key)
+  end
+end
+return {#due, taken}";
 
 /// A handle to the server; each thread makes its own connection.
 #[derive(Clone)]
@@ -49,6 +88,15 @@ pub(super) struct Redis {
     script: Arc<Script>,
     lines: Lines,
     clock: Clock,
+    due: Arc<Due>,
+}
+
+/// The alarms that this host has taken, for its threads.
+#[derive(Debug, Default)]
+struct Due {
+    alarms: Alarms,
+    /// Some may be due now.
+    look: Notify,
 }
 
 impl std::fmt::Debug for Redis {
@@ -58,22 +106,31 @@ impl std::fmt::Debug for Redis {
 }
 
 impl Redis {
-    /// Reads the URL, and begins to listen for tickets.
+    /// Reads the URL, and begins to listen for tickets and to look for alarms.
     pub(super) fn open(url: &str, listeners: Listeners, clock: Clock) -> Result<Self, String> {
         // The error could show the password.
         let client = Client::open(url).map_err(|_| {
             "STORE_URL: not a valid URL; for example redis://:password@127.0.0.1:6379/0".to_owned()
         })?;
-        let subscribing = client.clone();
+        let redis = Self {
+            client,
+            connection: Arc::default(),
+            script: Arc::new(Script::new(COMPARE_AND_SET)),
+            lines: Lines::default(),
+            clock,
+            due: Arc::default(),
+        };
+        let beside = redis.separate();
         thread::Builder::new()
             .name("wakes".into())
             .spawn(move || match server::runtime() {
-                Ok(runtime) => runtime.block_on(subscribe(&subscribing, &listeners)),
+                Ok(runtime) => runtime.block_on(async {
+                    join(subscribe(&beside.client, &listeners), beside.look()).await;
+                }),
                 Err(problem) => failed(&problem),
             })
             .map_err(|error| format!("STORE_URL: {error}"))?;
-        let script = Arc::new(Script::new(COMPARE_AND_SET));
-        Ok(Self { client, connection: Arc::default(), script, lines: Lines::default(), clock })
+        Ok(redis)
     }
 
     /// A handle for another thread.
@@ -128,20 +185,67 @@ impl Redis {
             if op.is_read() || (known.is_none() && reduced.new.is_empty() && reduced.wake.is_empty()) {
                 return Ok(Some(reduced.outcome));
             }
+            let tickets: Vec<String> = reduced.wake.iter().map(u64::to_string).collect();
+            let alarm = reduced.alarm_ms.as_ref().map_or_else(String::new, u64::to_string);
             let mut call = self.script.key(&key);
-            call.arg(old.as_slice()).arg(reduced.new.as_slice()).arg(reduced.ttl_ms.max(1)).arg(CHANNEL);
-            if !reduced.wake.is_empty() {
-                let tickets: Vec<String> = reduced.wake.iter().map(u64::to_string).collect();
-                call.arg(tickets.join(" "));
-            }
+            call.key(ALARMS).key(WANTED);
+            call.arg(old.as_slice()).arg(reduced.new.as_slice()).arg(reduced.ttl_ms.max(1));
+            call.arg(CHANNEL).arg(tickets.join(" ")).arg(alarm);
             let there: Option<Vec<u8>> = call.invoke_async(&mut connection).await?;
-            match there {
-                None => return Ok(Some(reduced.outcome)),
-                Some(now) => old = now,
-            }
+            let Some(now) = there else {
+                if reduced.alarm_ms.is_some_and(|at_ms| at_ms <= self.clock.unix_ms()) {
+                    self.due.look.notify_one();
+                }
+                return Ok(Some(reduced.outcome));
+            };
+            old = now;
         }
         failed("too many hosts at one key");
         Ok(None)
+    }
+}
+
+impl Redis {
+    /// The key of the next alarm that this host has taken.
+    pub(super) async fn alarm(&self) -> String {
+        self.due.alarms.next(&self.clock).await
+    }
+
+    /// Takes alarms that are due for as long as some thread here has room for one.
+    async fn look(&self) {
+        let script = Script::new(TAKE);
+        let mut well = true;
+        loop {
+            let mut more = false;
+            if self.due.alarms.is_awaited() {
+                let taken = tokio::time::timeout(PATIENCE * 2, self.take(&script)).await;
+                let taken = taken.unwrap_or_else(|_| Err((redis::ErrorKind::Io, "no answer in time").into()));
+                match &taken {
+                    Ok(all) => more = *all,
+                    // Once, and not each second: the requests say it too.
+                    Err(error) if well => failed(&format!("alarms: {error}")),
+                    Err(_) => {}
+                }
+                well = taken.is_ok();
+            }
+            if !more {
+                // Whichever comes first.
+                let _ = tokio::time::timeout(LOOK, self.due.look.notified()).await;
+            }
+        }
+    }
+
+    /// Takes some alarms; says whether there may be more.
+    async fn take(&self, script: &Script) -> redis::RedisResult<bool> {
+        let mut connection = self.connection().await?;
+        let now = self.clock.unix_ms();
+        let mut call = script.key(ALARMS);
+        call.key(WANTED).arg(now).arg(now.saturating_add(AGAIN_MS)).arg(MOST_TAKEN);
+        let (due, taken): (u32, Vec<String>) = call.invoke_async(&mut connection).await?;
+        for key in &taken {
+            self.due.alarms.set(key.strip_prefix(PREFIX).unwrap_or(key), Some(now));
+        }
+        Ok(due >= MOST_TAKEN)
     }
 }
 
