@@ -1,6 +1,6 @@
 // The Workers entry: hands requests to the instance, and makes another one when it has
-// failed. The class of the store's Durable Object is exported from here. It also brings the
-// compiled configuration: the file beside it, or what KV has.
+// failed. The class of the store's Durable Object is exported from here; what its alarm begins runs
+// inside of it. This also brings the compiled configuration: the file beside it, or what KV has.
 //
 // The core runs behind a guard of its own, and a panic in it never gets here. What is left
 // is a trap in the glue itself, seen as an exception or by the mark that the panic hook of
@@ -14,6 +14,8 @@ const LOOK_MS = 60_000;
 const RETRY_MS = 5_000;
 
 let broken = false;
+// How often there was another instance.
+let generation = 0;
 let looked = false;
 let next = 0;
 
@@ -38,28 +40,76 @@ async function configure(env) {
   looked = true;
 }
 
-export { StateCell } from "./index.js";
+// Makes another instance when the last one has failed.
+function renew() {
+  const mark = globalThis.__worker_init_state;
+  if (!broken && !mark?.criticalError) return;
+  if (mark) mark.criticalError = false;
+  glue.__wbg_reset_state();
+  begin();
+  broken = false;
+  generation += 1;
+}
+
+// Only the first events of an isolate wait for the configuration; later ones have what is there.
+async function configured(env, waitUntil) {
+  if (!env.CONFIG || (looked && Date.now() < next)) return;
+  const looking = configure(env);
+  if (looked) waitUntil(looking);
+  else await looking;
+}
+
+function failed(error) {
+  if (error instanceof WebAssembly.RuntimeError) broken = true;
+  console.error(JSON.stringify({ level: "error", event: "glue_failed", host: "edge", problem: String(error) }));
+}
+
+// One key of the store. An object outlives an instance that has failed.
+export class StateCell {
+  #state;
+  #env;
+  #cell;
+  #generation;
+
+  constructor(state, env) {
+    this.#state = state;
+    this.#env = env;
+  }
+
+  #current() {
+    renew();
+    if (this.#generation !== generation) {
+      this.#cell = new glue.StateCell(this.#state, this.#env);
+      this.#generation = generation;
+    }
+    return this.#cell;
+  }
+
+  fetch(request) {
+    return this.#current().fetch(request);
+  }
+
+  // What fails after the object has set its next alarm is tried again then, and not by the platform.
+  async alarm() {
+    const due = await (await this.#current().alarm()).text();
+    if (due === "") return;
+    await configured(this.#env, (looking) => this.#state.waitUntil(looking));
+    try {
+      await glue.alarm(due, this.#env);
+    } catch (error) {
+      failed(error);
+    }
+  }
+}
 
 export default {
   async fetch(request, env, context) {
-    const mark = globalThis.__worker_init_state;
-    if (broken || mark?.criticalError) {
-      if (mark) mark.criticalError = false;
-      glue.__wbg_reset_state();
-      begin();
-      broken = false;
-    }
-    if (env.CONFIG && (!looked || Date.now() >= next)) {
-      // Only the first requests wait for it; later ones are answered with what is there.
-      const looking = configure(env);
-      if (looked) context.waitUntil(looking);
-      else await looking;
-    }
+    renew();
+    await configured(env, (looking) => context.waitUntil(looking));
     try {
       return await glue.fetch(request, env, context);
     } catch (error) {
-      if (error instanceof WebAssembly.RuntimeError) broken = true;
-      console.error(JSON.stringify({ level: "error", event: "glue_failed", host: "edge", problem: String(error) }));
+      failed(error);
       throw error;
     }
   },

@@ -70,6 +70,16 @@ async fn fetch(request: Request, env: Env, context: Context) -> worker::Result<R
     }
 }
 
+/// The alarm of a key has gone off; called inside of the key's object, which lives until this ends. What
+/// fails is tried again when the alarm goes off again.
+#[wasm_bindgen]
+#[allow(unreachable_pub, reason = "wasm-bindgen exports public functions only")]
+pub async fn alarm(key: String, env: Env) {
+    if let Some(worker) = worker(&env) {
+        driver::run_alarm(worker, &key).await;
+    }
+}
+
 /// What serves, with the newest configuration that can be used. `None` while there is none.
 fn worker(env: &Env) -> Option<Rc<Worker>> {
     let (next, current) = (NEXT.take(), current());

@@ -1,7 +1,33 @@
 // The store's Durable Objects by themselves. A request's `key` names the object; at `/` and
 // `/watch` the body is an operation and goes on to it. At `/clock` the clock of this isolate,
-// which the objects share, is set ahead by so many milliseconds. Only tests use this entry.
-export { StateCell } from "./index.js";
+// which the objects share, is set ahead by so many milliseconds. `/alarms` gives the keys whose alarms have
+// gone off; at `/answer` the body is an operation that the key's object sends to itself when that happens.
+// Only tests use this entry.
+import { StateCell as Cell } from "./index.js";
+
+const goneOff = [];
+const answers = new Map();
+
+export class StateCell extends Cell {
+  #env;
+
+  constructor(state, env) {
+    super(state, env);
+    this.#env = env;
+  }
+
+  async alarm() {
+    const key = await (await super.alarm()).text();
+    if (key === "") return;
+    goneOff.push(key);
+    const body = answers.get(key);
+    if (body) await ask(this.#env, key, "/", body);
+  }
+}
+
+function ask(env, key, path, body) {
+  return env.STATE.get(env.STATE.idFromName(key)).fetch(`https://state${path}`, { method: "POST", body });
+}
 
 const unixMs = Date.now.bind(Date);
 let ahead = 0;
@@ -14,8 +40,13 @@ export default {
       ahead = Number(url.searchParams.get("ahead"));
       return new Response();
     }
-    const cell = env.STATE.get(env.STATE.idFromName(url.searchParams.get("key")));
+    if (url.pathname === "/alarms") return Response.json(goneOff);
+    const key = url.searchParams.get("key");
     const body = await request.arrayBuffer();
-    return cell.fetch(`https://state${url.pathname}`, { method: "POST", body });
+    if (url.pathname === "/answer") {
+      answers.set(key, body);
+      return new Response();
+    }
+    return ask(env, key, url.pathname, body);
   },
 };

@@ -2,7 +2,8 @@
 //!
 //! It is pulled by the client: while the client does not read, nothing is read from the
 //! upstream. When it goes away the driver is dropped, and with it every fetch that it holds. An
-//! exchange that goes on after the end of its answer is one that the platform waits for.
+//! exchange that goes on after the end of its answer is one that the platform waits for. One that a key's
+//! alarm begins has no client, and is waited for by the key's object.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +15,7 @@ use std::{
 use futures_util::{
     FutureExt as _,
     future::{Either, LocalBoxFuture, join_all, select},
-    stream::unfold,
+    stream::{FuturesUnordered, StreamExt as _, unfold},
 };
 use js_sys::{Date, Promise, Uint8Array};
 use minigate_core::{
@@ -87,7 +88,8 @@ const BODY: u32 = 0;
 /// One exchange and everything that belongs to it.
 pub(super) struct Driver {
     worker: Rc<Worker>,
-    head: RequestHead,
+    /// The request's; `None` when there is no client.
+    head: Option<RequestHead>,
     begun: Moment,
     exchange: Option<Exchange>,
     request: Option<Request>,
@@ -95,7 +97,10 @@ pub(super) struct Driver {
     waiting: Vec<(u32, LocalBoxFuture<'static, Event>)>,
     /// The last operation that has a ticket, with its key, by its id.
     ticketed: Option<(u32, String, Op)>,
-    context: Rc<Context>,
+    /// The request's, which waits for what nobody else waits for.
+    context: Option<Rc<Context>>,
+    /// Operations that nobody waits for, where there is no request.
+    told: FuturesUnordered<LocalBoxFuture<'static, ()>>,
     deadline: Option<(u64, LocalBoxFuture<'static, Event>)>,
     emissions: VecDeque<Emission>,
     head_sent: bool,
@@ -120,9 +125,22 @@ impl Driver {
         request: Request,
         context: Rc<Context>,
     ) -> Self {
+        let began = head.clone();
+        Self::start(worker, Some(head), Some(request), Some(context), |policy, now| {
+            Exchange::new(policy, began, now)
+        })
+    }
+
+    fn start(
+        worker: Rc<Worker>,
+        head: Option<RequestHead>,
+        request: Option<Request>,
+        context: Option<Rc<Context>>,
+        begin: impl FnOnce(&Policy, Moment) -> Exchange,
+    ) -> Self {
         let begun = moment();
         let made = guarded(|| {
-            let mut exchange = Exchange::new(&worker.policy, head.clone(), begun);
+            let mut exchange = begin(&worker.policy, begun);
             let outputs = drain(&mut exchange);
             (exchange, outputs)
         });
@@ -131,11 +149,12 @@ impl Driver {
             head,
             begun,
             exchange: None,
-            request: Some(request),
+            request,
             body: None,
             waiting: Vec::new(),
             ticketed: None,
             context,
+            told: FuturesUnordered::new(),
             deadline: None,
             emissions: VecDeque::new(),
             head_sent: false,
@@ -171,8 +190,9 @@ impl Driver {
         if self.done {
             return;
         }
-        let context = Rc::clone(&self.context);
-        context.wait_until(async move { while self.next().await.is_some() {} });
+        if let Some(context) = self.context.clone() {
+            context.wait_until(async move { while self.next().await.is_some() {} });
+        }
     }
 
     /// Whether all of the answer is there, to be sent in one piece.
@@ -182,6 +202,7 @@ impl Driver {
 
     /// The first of what is waited for, or the deadline.
     fn poll_event(&mut self, context: &mut task::Context<'_>) -> Poll<Event> {
+        while let Poll::Ready(Some(())) = self.told.poll_next_unpin(context) {}
         for index in 0..self.waiting.len() {
             if let Poll::Ready(event) = self.waiting[index].1.poll_unpin(context) {
                 drop(self.waiting.swap_remove(index));
@@ -249,7 +270,9 @@ impl Driver {
     /// The core failed at this exchange: its client gets the same error as on any host.
     fn broken(&mut self, error: &JsValue) {
         worker::console_error!("{}", js::log_line("module_failed", &describe_js(error)));
-        let outputs = Exchange::broken(&self.worker.policy, &self.head, self.begun, moment(), self.head_sent);
+        // Without a client nobody is told: the alarm goes off again by itself.
+        let Some(head) = &self.head else { return self.perform(Output::Done) };
+        let outputs = Exchange::broken(&self.worker.policy, head, self.begun, moment(), self.head_sent);
         self.perform_all(outputs);
     }
 
@@ -269,7 +292,11 @@ impl Driver {
             Output::Store { id, ops } => {
                 let state = self.worker.state.clone();
                 if id == 0 {
-                    return self.context.wait_until(state_cell::apply(state, ops).map(drop));
+                    let apply = state_cell::apply(state, ops).map(drop);
+                    return match &self.context {
+                        Some(context) => context.wait_until(apply),
+                        None => self.told.push(apply.boxed_local()),
+                    };
                 }
                 let ticketed = ops.iter().find(|(_, op)| op.ticket().is_some());
                 self.ticketed = ticketed.map(|(key, op)| (id, key.clone(), op.clone()));
@@ -378,7 +405,7 @@ impl Driver {
 impl Drop for Driver {
     /// Dropped before its end: the client has gone.
     fn drop(&mut self) {
-        if !self.done && !self.ended {
+        if !self.done && !self.ended && self.head.is_some() {
             self.waiting.clear();
             self.step(Input::ClientGone);
         }
@@ -471,6 +498,13 @@ async fn read_lines(id: u32, mut body: Body, limit: u64) -> Event {
     }
 }
 
+/// Runs the exchange of a key whose alarm has gone off, until everything that it told the store is there.
+pub(super) async fn run_alarm(worker: Rc<Worker>, key: &str) {
+    let mut driver = Driver::start(worker, None, None, None, |policy, now| Exchange::alarm(policy, key, now));
+    while driver.next().await.is_some() {}
+    while driver.told.next().await.is_some() {}
+}
+
 /// Answers a request with what its driver emits.
 pub(super) async fn respond(mut driver: Driver, signal: &AbortSignal) -> worker::Result<Response> {
     let (mut head, mut body) = (None, Vec::new());
@@ -497,7 +531,8 @@ pub(super) async fn respond(mut driver: Driver, signal: &AbortSignal) -> worker:
             Some(Emission::End) | None => {
                 let (status, headers) = head.unwrap_or((204, Vec::new()));
                 if let Some(request) = driver.request.take() {
-                    discard_unread(request, driver.head.content_length).await;
+                    let length = driver.head.as_ref().and_then(|head| head.content_length);
+                    discard_unread(request, length).await;
                 }
                 driver.leave();
                 return whole(status, &headers, &body);

@@ -1,5 +1,8 @@
 //! One key of the store: a Durable Object, which runs one event at a time and so
 //! serialises its key. What its bytes mean is the reducers'.
+//!
+//! The platform gives an object one alarm. It is set to whichever comes first: the key's own alarm, or the
+//! time to forget all of it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -7,14 +10,13 @@ use std::{
     rc::Rc,
 };
 
-use futures_util::future::select;
-use js_sys::{Date, Uint8Array};
+use futures_util::future::{OptionFuture, join, select};
+use js_sys::{Date, Object, Reflect, Uint8Array};
 use minigate_core::state::{self, Op, Outcome, Reduced};
-use serde_bytes::ByteBuf;
 use wasm_bindgen::JsValue;
 use worker::{
-    DurableObject, Env, Method, ObjectNamespace, Request, RequestInit, Response, Result, State,
-    durable_object,
+    DurableObject, Env, Method, ObjectNamespace, Request, RequestInit, Response, Result, ScheduledTime,
+    State, durable_object,
 };
 
 use super::{describe_js, guard::guarded, js};
@@ -22,6 +24,16 @@ use super::{describe_js, guard::guarded, js};
 /// Where the value is in the object's storage: eight bytes that say when it stops to matter,
 /// then its bytes.
 const VALUE: &str = "value";
+/// Where the key's alarm is: eight bytes of its time, and the key, which the object does not know
+/// otherwise. Nothing when there is none.
+const ALARM: &str = "alarm";
+/// When an alarm goes off again that nobody has said another word about, in milliseconds.
+const AGAIN: f64 = 15_000.0;
+/// After so many milliseconds an alarm of the platform's that did not come is not waited for any more: it gives
+/// one up whose handler failed often.
+const OVERDUE: f64 = 60_000.0;
+/// What is forgotten is forgotten not more often than this, however short it matters, in milliseconds.
+const LEAST_KEPT: f64 = 60_000.0;
 /// How long one request waits for its ticket; whoever sent it asks again by itself.
 const LONGEST_WATCH: u64 = 10_000;
 
@@ -32,8 +44,9 @@ pub struct StateCell {
     state: State,
     /// What is in the storage. Only this object writes it.
     stored: RefCell<Option<Stored>>,
-    /// An alarm is set.
-    alarmed: Cell<bool>,
+    alarm: RefCell<Option<Alarm>>,
+    /// When the platform's alarm is set to, in milliseconds since 1970.
+    set_to: Cell<Option<f64>>,
     /// Whoever waits for a ticket.
     listeners: RefCell<HashMap<u64, Rc<js::Signal>>>,
 }
@@ -57,16 +70,44 @@ impl Stored {
     }
 }
 
-impl DurableObject for StateCell {
-    fn new(state: State, _: Env) -> Self {
-        Self { state, stored: RefCell::default(), alarmed: Cell::new(false), listeners: RefCell::default() }
+/// The alarm of the key.
+struct Alarm {
+    key: String,
+    /// The reducer's last word.
+    wanted: f64,
+    /// The same, or later once it has gone off.
+    due: f64,
+}
+
+impl Alarm {
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (wanted, key) = bytes.split_first_chunk::<8>()?;
+        let wanted = f64::from_le_bytes(*wanted);
+        Some(Self { key: String::from_utf8(key.to_vec()).ok()?, wanted, due: wanted })
     }
 
-    /// Takes an operation and gives its outcome, both as the seam encodes them. At `/watch` the
+    fn encode(&self) -> Uint8Array {
+        Uint8Array::from([&self.wanted.to_le_bytes(), self.key.as_bytes()].concat().as_slice())
+    }
+}
+
+impl DurableObject for StateCell {
+    fn new(state: State, _: Env) -> Self {
+        Self {
+            state,
+            stored: RefCell::default(),
+            alarm: RefCell::default(),
+            set_to: Cell::default(),
+            listeners: RefCell::default(),
+        }
+    }
+
+    /// Takes its own key with an operation and gives the outcome, both as the seam encodes them. At `/watch` the
     /// operation is applied again, and the answer comes when it is worth a third time.
     async fn fetch(&self, mut request: Request) -> Result<Response> {
         let watches = request.path() == "/watch";
-        let op = postcard::from_bytes::<Op>(&request.bytes().await?).map_err(|error| error.to_string())?;
+        let (key, op) = postcard::from_bytes::<(String, Op)>(&request.bytes().await?)
+            .map_err(|error| error.to_string())?;
         self.load().await?;
         let ticket = op.ticket().filter(|_| watches);
         let signal = ticket.map(|ticket| {
@@ -74,7 +115,7 @@ impl DurableObject for StateCell {
             self.listeners.borrow_mut().insert(ticket, Rc::clone(&signal));
             (ticket, signal)
         });
-        let reduced = self.apply(&op).await?;
+        let reduced = self.apply(&key, &op).await?;
         if let Some((ticket, signal)) = signal {
             if reduced.outcome.waits() {
                 select(signal.wait(), js::Sleep::new(LONGEST_WATCH)).await;
@@ -87,18 +128,27 @@ impl DurableObject for StateCell {
         Response::from_bytes(postcard::to_allocvec(&reduced.outcome).map_err(|error| error.to_string())?)
     }
 
-    /// Forgets what has outlived its time.
+    /// Forgets what has outlived its time. Gives the key when its alarm has gone off; it goes off again
+    /// later, unless an operation says another word.
     async fn alarm(&self) -> Result<Response> {
-        self.alarmed.set(false);
+        self.set_to.set(None);
         self.load().await?;
-        let left = self.stored.borrow().as_ref().map_or(0.0, |stored| stored.expires) - Date::now();
-        if left > 0.0 {
-            self.set_alarm(left).await?;
-        } else {
+        let now = Date::now();
+        let expires = self.stored.borrow().as_ref().map_or(0.0, |stored| stored.expires);
+        if expires <= now {
             *self.stored.borrow_mut() = None;
+            *self.alarm.borrow_mut() = None;
             self.state.storage().delete_all().await?;
+            return Response::empty();
         }
-        Response::empty()
+        let due = self.alarm.borrow_mut().as_mut().filter(|alarm| alarm.due <= now).map(|alarm| {
+            alarm.due = now + AGAIN;
+            alarm.key.clone()
+        });
+        if let Some(at) = self.next_alarm(now, expires) {
+            self.set_alarm(at).await?;
+        }
+        Response::ok(due.unwrap_or_default())
     }
 }
 
@@ -109,19 +159,29 @@ impl StateCell {
             return Ok(());
         }
         let storage = self.state.storage();
-        let found: Option<ByteBuf> = storage.get(VALUE).await?;
-        self.alarmed.set(storage.get_alarm().await?.is_some());
+        let found = storage.get_multiple(vec![VALUE, ALARM]).await?;
+        let set_to = storage.get_alarm().await?;
         let mut stored = self.stored.borrow_mut();
         if stored.is_none() {
-            *stored = Some(found.map(|bytes| Stored::decode(&bytes)).unwrap_or_default());
+            let read = |name: &str| Uint8Array::new(&found.get(&name.into())).to_vec();
+            *stored = Some(Stored::decode(&read(VALUE)));
+            #[allow(clippy::cast_precision_loss, reason = "milliseconds fit")]
+            let set_to = set_to.map(|at| at as f64);
+            self.set_to.set(set_to);
+            // One that has passed has gone off, and is set to when it goes off again.
+            *self.alarm.borrow_mut() = Alarm::decode(&read(ALARM)).map(|alarm| {
+                let passed = set_to.filter(|_| alarm.wanted <= Date::now());
+                Alarm { due: passed.unwrap_or(alarm.wanted), ..alarm }
+            });
         }
         Ok(())
     }
 
     /// Reduces, without a pause between reading and writing, and wakes who is to be woken.
-    async fn apply(&self, op: &Op) -> Result<Reduced> {
+    async fn apply(&self, key: &str, op: &Op) -> Result<Reduced> {
         let now = Date::now();
         let old = self.stored.borrow().clone().filter(|old| old.expires > now);
+        let alive = old.is_some();
         let was_empty = self.stored.borrow().as_ref().is_none_or(|old| old.value.is_empty());
         let reduced = reduce(op, old.map(|old| old.value).as_deref(), now)?;
         if op.is_read() {
@@ -140,19 +200,50 @@ impl StateCell {
         if was_empty && reduced.new.is_empty() {
             return Ok(reduced);
         }
-        self.state.storage().put_raw(VALUE, bytes).await?;
-        if !self.alarmed.get() {
-            self.set_alarm(expires - now).await?;
+        let values = Object::new();
+        Reflect::set(&values, &VALUE.into(), &bytes)?;
+        if let Some(alarm) = self.take_alarm(key, &reduced, alive) {
+            Reflect::set(&values, &ALARM.into(), &alarm)?;
         }
+        // Both calls are made before either is waited for: the platform writes them as one.
+        let storage = self.state.storage();
+        let next = self.next_alarm(now, expires).map(|at| self.set_alarm(at));
+        let (set, put) = join(OptionFuture::from(next), storage.put_multiple_raw(values)).await;
+        set.unwrap_or(Ok(()))?;
+        put?;
         Ok(reduced)
     }
 
-    /// Not more often than once a minute, however short the value matters.
-    async fn set_alarm(&self, ms: f64) -> Result<()> {
-        self.alarmed.set(true);
-        #[allow(clippy::cast_possible_truncation, reason = "milliseconds fit")]
-        let ms = (ms as i64).max(60_000);
-        self.state.storage().set_alarm(ms).await
+    /// Takes the reducer's word on the alarm; gives what is to be stored when it is another one. The same
+    /// time again is none: an alarm that has gone off and is looked at meanwhile does not go off with
+    /// each look. Nothing is left of a key that is forgotten.
+    fn take_alarm(&self, key: &str, reduced: &Reduced, alive: bool) -> Option<Uint8Array> {
+        #[allow(clippy::cast_precision_loss, reason = "milliseconds fit")]
+        let wanted = reduced.alarm_ms.filter(|_| !reduced.new.is_empty()).map(|at| at as f64);
+        let mut alarm = self.alarm.borrow_mut();
+        let was = alarm.as_ref().map(|alarm| alarm.wanted);
+        if wanted == was && (alive || was.is_none()) {
+            return None;
+        }
+        *alarm = wanted.map(|wanted| Alarm { key: key.to_owned(), wanted, due: wanted });
+        Some(alarm.as_ref().map_or_else(|| Uint8Array::new_with_length(0), Alarm::encode))
+    }
+
+    /// When the platform's alarm is to be set to, if it must be set: not later than the key's alarm. What
+    /// it is set to may be earlier; then it is set again when it goes off.
+    fn next_alarm(&self, now: f64, expires: f64) -> Option<f64> {
+        let due = self.alarm.borrow().as_ref().map(|alarm| alarm.due);
+        match (due, self.set_to.get().filter(|set_to| now - set_to < OVERDUE)) {
+            (Some(due), Some(set_to)) if set_to <= due => None,
+            (Some(due), _) => Some(due.max(now)),
+            (None, Some(_)) => None,
+            (None, None) => Some(expires.max(now + LEAST_KEPT)),
+        }
+    }
+
+    async fn set_alarm(&self, at: f64) -> Result<()> {
+        self.set_to.set(Some(at));
+        self.state.storage().set_alarm(ScheduledTime::new(Date::new(&at.into()))).await
     }
 }
 
@@ -187,7 +278,7 @@ fn report(asked: Result<Outcome>) -> Option<Outcome> {
 }
 
 async fn ask(state: &ObjectNamespace, key: &str, op: &Op, path: &str) -> Result<Outcome> {
-    let body = postcard::to_allocvec(op).map_err(|error| error.to_string())?;
+    let body = postcard::to_allocvec(&(key, op)).map_err(|error| error.to_string())?;
     let mut init = RequestInit::new();
     init.with_method(Method::Post).with_body(Some(JsValue::from(Uint8Array::from(body.as_slice()))));
     let request = Request::new_with_init(&format!("https://state{path}"), &init)?;

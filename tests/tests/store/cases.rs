@@ -10,6 +10,7 @@ use minigate_core::state::{
     Op, Outcome,
     admission::{Admit, Release, Verdict},
     caller::{Enter, Rate},
+    turn::{Awaited, Create, Ended, LEASE_MS, State, Then, TurnOp, TurnOutcome, Watch},
 };
 use minigate_tests::until;
 use serde_bytes::ByteBuf;
@@ -40,6 +41,11 @@ pub(crate) fn all() -> Vec<Case> {
         any_bytes_come_back_as_they_were,
         a_large_value_comes_back_whole,
         a_clock_that_goes_back_gives_and_takes_nothing,
+        an_alarm_that_is_now_goes_off_at_once_and_once,
+        an_alarm_is_moved_and_taken_away,
+        an_alarm_survives_a_kill,
+        an_alarm_that_nobody_answers_goes_off_again,
+        alarms_are_shared_by_the_hosts,
     ]
 }
 
@@ -317,4 +323,163 @@ async fn a_clock_that_goes_back_gives_and_takes_nothing(stage: Stage) {
     assert_eq!(remaining(&there.one("user:a", &rate).await), 2);
     assert_eq!(there.one("job:a", &Op::Read).await, Outcome::Value(None));
     assert_eq!(there.one("code:a", &Op::Once { ttl_ms: 60_000 }).await, Outcome::Once { first: true });
+}
+
+/// A turn that somebody is to run now.
+fn create() -> Op {
+    Op::Turn(TurnOp::Create(Create {
+        owner: "me".into(),
+        digest: [1; 32],
+        checkpoint: ByteBuf::from(*b"begin"),
+        timeout_ms: 600_000,
+        keep_ms: 600_000,
+    }))
+}
+
+/// A runner comes; its lease is the next alarm.
+const CLAIM: Op = Op::Turn(TurnOp::Claim { ticket: 1 });
+
+/// The first runner wants to go on then.
+fn later(at_ms: u64) -> Op {
+    let then = Then::Later { at_ms };
+    Op::Turn(TurnOp::Save { epoch: 1, checkpoint: ByteBuf::from(*b"later"), then })
+}
+
+/// The first runner has an answer, and there is no alarm any more.
+fn end() -> Op {
+    let ended = Ended { state: State::Done, status: 200, retry_after_s: None, body: ByteBuf::from(*b"{}") };
+    Op::Turn(TurnOp::End { epoch: 1, ended, errand: None })
+}
+
+/// Somebody waits, which is no other word on the alarm.
+fn look() -> Op {
+    let watch = Watch { owner: None, ticket: 9, awaited: Awaited::End, after: 0 };
+    Op::Turn(TurnOp::Watch(watch))
+}
+
+async fn times(stage: &Stage, key: &str) -> usize {
+    stage.alarms().await.iter().filter(|gone_off| *gone_off == key).count()
+}
+
+async fn until_times(stage: &Stage, key: &str, wanted: usize, limit: Duration) {
+    until(&format!("alarm {wanted} of {key}"), limit, || async { times(stage, key).await >= wanted }).await;
+}
+
+async fn an_alarm_that_is_now_goes_off_at_once_and_once(stage: Stage) {
+    let ways = stage.ways();
+    for way in &ways {
+        way.answer("turn:a", &CLAIM).await;
+        way.answer("turn:later", &CLAIM).await;
+    }
+    let begun = Instant::now();
+    ways[0].one("turn:a", &create()).await;
+    until_times(&stage, "turn:a", 1, SOON).await;
+    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+    // The operation that answers it has come through: the lease is not over.
+    until("the claim", SOON, || async {
+        ways[1].one("turn:a", &Op::Turn(TurnOp::Claim { ticket: 2 })).await
+            == Outcome::Turn(TurnOutcome::Busy)
+    })
+    .await;
+    ways[1].one("turn:later", &create()).await;
+    until_times(&stage, "turn:later", 1, SOON).await;
+    until("the claim", SOON, || async {
+        ways[0].one("turn:later", &later(unix_ms() + 2_500)).await == Outcome::Turn(TurnOutcome::Saved)
+    })
+    .await;
+    until_times(&stage, "turn:later", 2, SOON).await;
+    assert_eq!(times(&stage, "turn:a").await, 1, "meanwhile");
+}
+
+async fn an_alarm_is_moved_and_taken_away(stage: Stage) {
+    let [here, there] = stage.ways();
+    for key in ["turn:moved", "turn:away", "turn:gone"] {
+        here.one(key, &create()).await;
+        until_times(&stage, key, 1, SOON).await;
+        assert!(matches!(there.one(key, &CLAIM).await, Outcome::Turn(TurnOutcome::Claimed(_))));
+    }
+    let soon = unix_ms() + 1_000;
+    for key in ["turn:moved", "turn:away", "turn:gone"] {
+        assert_eq!(here.one(key, &later(soon)).await, Outcome::Turn(TurnOutcome::Saved));
+    }
+    // Nobody runs them now, so these are the words of whoever comes next.
+    let second = Op::Turn(TurnOp::Claim { ticket: 2 });
+    until("the time", SOON, || async {
+        matches!(there.one("turn:away", &second).await, Outcome::Turn(TurnOutcome::Claimed(_)))
+    })
+    .await;
+    let ended = Ended { state: State::Done, status: 200, retry_after_s: None, body: ByteBuf::from(*b"{}") };
+    let over = Op::Turn(TurnOp::End { epoch: 2, ended, errand: None });
+    assert_eq!(here.one("turn:away", &over).await, Outcome::Turn(TurnOutcome::Saved));
+    // A key that is forgotten has none.
+    there.one("turn:gone", &Op::Forget).await;
+    until_times(&stage, "turn:moved", 2, SOON).await;
+    assert!(unix_ms() >= soon, "it went off before its time");
+    let before = (times(&stage, "turn:away").await, times(&stage, "turn:gone").await);
+    // An alarm that was set after they were taken away comes, and theirs do not.
+    there.one("turn:moved", &second).await;
+    let save = TurnOp::Save {
+        epoch: 2,
+        checkpoint: ByteBuf::from(*b"x"),
+        then: Then::Later { at_ms: soon + 3_000 },
+    };
+    assert_eq!(there.one("turn:moved", &Op::Turn(save)).await, Outcome::Turn(TurnOutcome::Saved));
+    until_times(&stage, "turn:moved", 3, SOON).await;
+    assert_eq!((times(&stage, "turn:away").await, times(&stage, "turn:gone").await), before);
+    assert!(before.0 <= 2 && before.1 <= 2, "{before:?}");
+}
+
+async fn an_alarm_survives_a_kill(mut stage: Stage) {
+    let [here, there] = stage.ways();
+    for key in ["turn:later", "turn:running", "turn:done"] {
+        here.one(key, &create()).await;
+        until_times(&stage, key, 1, SOON).await;
+        there.one(key, &CLAIM).await;
+    }
+    let at_ms = unix_ms() + 2_000;
+    here.one("turn:later", &later(at_ms)).await;
+    here.one("turn:done", &end()).await;
+    let leased = unix_ms();
+    stage.kill_hosts().await;
+    until_times(&stage, "turn:later", 1, SOON).await;
+    assert!(unix_ms() >= at_ms, "it went off before its time");
+    // Whoever ran it has died with the host; its lease ends.
+    until_times(&stage, "turn:running", 1, Duration::from_secs(30)).await;
+    assert!(unix_ms() + 2_000 >= leased + LEASE_MS, "it went off before its time");
+    assert_eq!(times(&stage, "turn:done").await, 0);
+}
+
+async fn an_alarm_that_nobody_answers_goes_off_again(stage: Stage) {
+    let [here, there] = stage.ways();
+    here.one("turn:a", &create()).await;
+    until_times(&stage, "turn:a", 1, SOON).await;
+    let first = Instant::now();
+    until("the second time", Duration::from_secs(30), || async {
+        there.one("turn:a", &look()).await;
+        times(&stage, "turn:a").await >= 2
+    })
+    .await;
+    assert!(first.elapsed() > Duration::from_secs(12), "{:?} after the first", first.elapsed());
+    assert_eq!(times(&stage, "turn:a").await, 2);
+    here.one("turn:a", &CLAIM).await;
+    here.one("turn:a", &end()).await;
+}
+
+async fn alarms_are_shared_by_the_hosts(stage: Stage) {
+    const TURNS: usize = 60;
+    let ways = stage.ways();
+    let keys: Vec<String> = (0..TURNS).map(|number| format!("turn:{number}")).collect();
+    for way in &ways {
+        join_all(keys.iter().map(|key| way.answer(key, &CLAIM))).await;
+    }
+    let op = create();
+    join_all(keys.iter().enumerate().map(|(number, key)| ways[number % 2].one(key, &op))).await;
+    until("all of them", SOON, || async {
+        let mut gone_off = stage.alarms().await;
+        gone_off.sort();
+        gone_off.dedup();
+        gone_off.len() == TURNS
+    })
+    .await;
+    assert_eq!(stage.alarms().await.len(), TURNS, "one host has each");
 }

@@ -2,17 +2,19 @@
 //! and handle, as the real one has them, behind the same requests as `cells.mjs`.
 //!
 //! `/` applies a list of operations, `/watch` ends when it is worth applying it again, `/clock`
-//! sets the clock ahead. What is stored in what way is not known here.
+//! sets the clock ahead. `/alarms` gives the keys whose alarms have gone off here, `/answer` takes the
+//! operation that is applied when one does. What is stored in what way is not known here.
 
 use std::{
     cell::RefCell,
+    collections::HashMap,
     convert::Infallible,
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::ExitCode,
     rc::Rc,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
     thread,
@@ -55,11 +57,16 @@ pub(crate) fn serve(directory: &Path) -> ExitCode {
     let code = store::code(Path::new(&std::env::var_os(CODE).expect("its parent sets it")));
     let url = std::env::var(URL).ok();
     let opened = Store::open(url.as_deref(), directory, clock).expect("the store opens");
+    let alarms = Arc::new(Mutex::new(Alarms::default()));
     let threads: Vec<_> = (0..THREADS)
         .map(|_| {
             let (sender, accepted) = mpsc::unbounded_channel();
-            let (code, opened, ahead) = (code.clone(), opened.separate(), Arc::clone(&ahead));
-            thread::spawn(move || work(store::core(code), opened, ahead, accepted));
+            let (code, store) = (code.clone(), opened.separate());
+            let (ahead, alarms) = (Arc::clone(&ahead), Arc::clone(&alarms));
+            thread::spawn(move || {
+                let core = RefCell::new(store::core(code));
+                work(Host { core, store, ahead, alarms }, accepted);
+            });
             sender
         })
         .collect();
@@ -78,17 +85,28 @@ fn unix_ms() -> u64 {
     u64::try_from(since.as_millis()).expect("milliseconds fit")
 }
 
+/// The alarms of a process.
+#[derive(Default)]
+struct Alarms {
+    gone_off: Vec<String>,
+    /// The operation that answers one, by key.
+    answers: HashMap<String, Op>,
+}
+
 /// What one thread has.
 struct Host {
     core: RefCell<Core>,
     store: Store,
     ahead: Arc<AtomicI64>,
+    alarms: Arc<Mutex<Alarms>>,
 }
 
-fn work(core: Core, store: Store, ahead: Arc<AtomicI64>, mut accepted: mpsc::UnboundedReceiver<TcpStream>) {
-    let host = Rc::new(Host { core: RefCell::new(core), store, ahead });
+fn work(host: Host, mut accepted: mpsc::UnboundedReceiver<TcpStream>) {
+    let host = Rc::new(host);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     LocalSet::new().block_on(&runtime, async move {
+        let here = Rc::clone(&host);
+        tokio::task::spawn_local(async move { here.heed_alarms().await });
         while let Some(stream) = accepted.recv().await {
             stream.set_nonblocking(true).expect("a socket");
             stream.set_nodelay(true).expect("a socket");
@@ -111,6 +129,15 @@ async fn answer(host: Rc<Host>, request: Request<Incoming>) -> Result<Response<F
             host.ahead.store(ahead.expect("milliseconds"), Ordering::SeqCst);
             Some(Vec::new())
         }
+        "/alarms" => {
+            let alarms = host.alarms.lock().unwrap_or_else(PoisonError::into_inner);
+            Some(serde_json::json!(alarms.gone_off).to_string().into_bytes())
+        }
+        "/answer" => {
+            let mut alarms = host.alarms.lock().unwrap_or_else(PoisonError::into_inner);
+            alarms.answers.extend(decode(&body));
+            Some(Vec::new())
+        }
         "/watch" => host.watch(decode(&body)).await.map(|()| Vec::new()),
         _ => host
             .store
@@ -131,6 +158,21 @@ fn decode(body: &[u8]) -> Vec<(String, Op)> {
 }
 
 impl Host {
+    /// In the place of the exchanges that alarms begin.
+    async fn heed_alarms(&self) {
+        loop {
+            let key = self.store.alarm().await;
+            let answer = {
+                let mut alarms = self.alarms.lock().unwrap_or_else(PoisonError::into_inner);
+                alarms.gone_off.push(key.clone());
+                alarms.answers.get(&key).cloned()
+            };
+            if let Some(op) = answer {
+                self.store.apply(&self.core, vec![(key, op)]).await;
+            }
+        }
+    }
+
     /// As the driver does it: listens first, so that no wake is lost.
     async fn watch(&self, ops: Vec<(String, Op)>) -> Option<()> {
         let listener = self.store.listen(&ops);

@@ -85,6 +85,18 @@ impl Stage {
         [way(self.hosts.first().expect("a host")), way(self.hosts.last().expect("a host"))]
     }
 
+    /// The keys whose alarms have gone off on any of the hosts since their start.
+    pub(crate) async fn alarms(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        for host in &self.hosts {
+            let way = Way { engine: self.engine, client: Client::new(&host.url) };
+            let keys: Vec<String> =
+                serde_json::from_slice(&way.send("/alarms", Vec::new()).await).expect("keys");
+            all.extend(keys);
+        }
+        all
+    }
+
     /// Sets the clock of all hosts ahead of the machine's.
     pub(crate) async fn set_clock(&self, ahead_ms: i64) {
         for way in self.ways() {
@@ -136,7 +148,7 @@ impl Way {
         // end-to-end tests); here it is its objects that are asked.
         let mut outcomes = Vec::new();
         for (key, op) in ops {
-            let outcome: Outcome = decode(&self.send(&cell("/", key), encode(op)).await);
+            let outcome: Outcome = decode(&self.send(&cell("/", key), encode(&(*key, op))).await);
             let stops = outcome.stops();
             outcomes.push(outcome);
             if stops {
@@ -155,8 +167,18 @@ impl Way {
     /// waited for.
     pub(crate) async fn watch(&self, key: &str, op: &Op) {
         match self.engine {
-            Engine::Workerd => drop(self.send(&cell("/watch", key), encode(op)).await),
+            Engine::Workerd => drop(self.send(&cell("/watch", key), encode(&(key, op))).await),
             Engine::Sqlite | Engine::Redis => drop(self.send("/watch", encode([(key, op)].as_slice())).await),
+        }
+    }
+
+    /// What answers the key's alarm from now on, on the host of this way.
+    pub(crate) async fn answer(&self, key: &str, op: &Op) {
+        match self.engine {
+            Engine::Workerd => drop(self.send(&cell("/answer", key), encode(&(key, op))).await),
+            Engine::Sqlite | Engine::Redis => {
+                drop(self.send("/answer", encode([(key, op)].as_slice())).await);
+            }
         }
     }
 
