@@ -141,8 +141,9 @@ pub(crate) struct Driver {
     request: Option<Incoming>,
     body: Vec<Bytes>,
     waiting: Vec<(u32, LocalBoxFuture<'static, Event>)>,
-    /// Whoever is told when the ticket of an operation is woken, by the operation's id.
-    listener: Option<(u32, Listener)>,
+    /// Whoever is told when the ticket of an operation is woken, by the operation's id. A runner
+    /// listens for its turn while it asks for a slot.
+    listeners: Vec<(u32, Listener)>,
     deadline: Option<Pin<Box<Sleep>>>,
     emissions: VecDeque<Emission>,
     head_sent: bool,
@@ -182,7 +183,7 @@ impl Driver {
             request,
             body: Vec::new(),
             waiting: Vec::new(),
-            listener: None,
+            listeners: Vec::new(),
             deadline: None,
             emissions: VecDeque::new(),
             head_sent: false,
@@ -253,13 +254,19 @@ impl Driver {
                 self.request = rest;
                 self.step(Input::BodyFailed(failure), &[]);
             }
-            Event::Stored(id, Some(outcomes)) => self.step(Input::Stored { id, outcomes }, &[]),
+            Event::Stored(id, Some(outcomes)) => {
+                self.step(Input::Stored { id, outcomes }, &[]);
+                self.listeners.retain(|(of, _)| *of != id);
+            }
             Event::Restored(id, parts) => {
                 self.body = parts;
                 self.step(Input::Stored { id, outcomes: Vec::new() }, &[]);
             }
             Event::Woken(id) => self.step(Input::Woken { id }, &[]),
-            Event::Stored(id, None) => self.step(Input::StoreFailed { id }, &[]),
+            Event::Stored(id, None) => {
+                self.listeners.retain(|(of, _)| *of != id);
+                self.step(Input::StoreFailed { id }, &[]);
+            }
             Event::Whole { id, status, headers, parts } => {
                 self.step(Input::FetchWhole { id, status, headers, body: &[] }, &parts);
             }
@@ -324,13 +331,14 @@ impl Driver {
             }
             Output::Store { id: 0, ops } => drop(self.worker.told.send(Told::Apply(ops))),
             Output::Store { id, ops } => {
-                self.listener = self.worker.store.listen(&ops).map(|listener| (id, listener));
+                self.listeners.extend(self.worker.store.listen(&ops).map(|listener| (id, listener)));
                 let worker = Rc::clone(&self.worker);
                 let apply = async move { Event::Stored(id, worker.store.apply(&worker.core, ops).await) };
                 self.waiting.push((id, Box::pin(apply)));
             }
             Output::Watch { id } => {
-                if let Some((_, listener)) = self.listener.take().filter(|(of, _)| *of == id) {
+                if let Some(at) = self.listeners.iter().position(|(of, _)| *of == id) {
+                    let (_, listener) = self.listeners.swap_remove(at);
                     self.waiting.push((
                         id,
                         Box::pin(async move {
@@ -388,7 +396,10 @@ impl Driver {
                 let upstream = self.worker.upstream.clone();
                 self.waiting.push((fetch.id, Box::pin(send(upstream, fetch, body))));
             }
-            Output::Cancel { id } => self.waiting.retain(|(waiting, _)| *waiting != id),
+            Output::Cancel { id } => {
+                self.waiting.retain(|(waiting, _)| *waiting != id);
+                self.listeners.retain(|(of, _)| *of != id);
+            }
             Output::Head { status, headers } => {
                 self.head_sent = true;
                 self.discard_request();

@@ -95,8 +95,9 @@ pub(super) struct Driver {
     request: Option<Request>,
     body: Option<Uint8Array>,
     waiting: Vec<(u32, LocalBoxFuture<'static, Event>)>,
-    /// The last operation that has a ticket, with its key, by its id.
-    ticketed: Option<(u32, String, Op)>,
+    /// Operations that have a ticket, with their keys, by their ids, until it is known whether
+    /// they are waited for.
+    ticketed: Vec<(u32, String, Op)>,
     /// The request's, which waits for what nobody else waits for.
     context: Option<Rc<Context>>,
     /// Operations that nobody waits for, where there is no request.
@@ -152,7 +153,7 @@ impl Driver {
             request,
             body: None,
             waiting: Vec::new(),
-            ticketed: None,
+            ticketed: Vec::new(),
             context,
             told: FuturesUnordered::new(),
             deadline: None,
@@ -223,13 +224,19 @@ impl Driver {
                 self.step(Input::Body(&bytes));
             }
             Event::Body(Err(failure)) => self.step(Input::BodyFailed(failure)),
-            Event::Stored(id, Some(outcomes)) => self.step(Input::Stored { id, outcomes }),
+            Event::Stored(id, Some(outcomes)) => {
+                self.step(Input::Stored { id, outcomes });
+                self.ticketed.retain(|(of, ..)| *of != id);
+            }
             Event::Restored(id, body) => {
                 self.body = Some(body);
                 self.step(Input::Stored { id, outcomes: Vec::new() });
             }
             Event::Woken(id) => self.step(Input::Woken { id }),
-            Event::Stored(id, None) => self.step(Input::StoreFailed { id }),
+            Event::Stored(id, None) => {
+                self.ticketed.retain(|(of, ..)| *of != id);
+                self.step(Input::StoreFailed { id });
+            }
             Event::Whole { id, status, headers, body } => {
                 self.step(Input::FetchWhole { id, status, headers, body: &body });
             }
@@ -299,12 +306,13 @@ impl Driver {
                     };
                 }
                 let ticketed = ops.iter().find(|(_, op)| op.ticket().is_some());
-                self.ticketed = ticketed.map(|(key, op)| (id, key.clone(), op.clone()));
+                self.ticketed.extend(ticketed.map(|(key, op)| (id, key.clone(), op.clone())));
                 let apply = async move { Event::Stored(id, state_cell::apply(state, ops).await) };
                 self.waiting.push((id, apply.boxed_local()));
             }
             Output::Watch { id } => {
-                if let Some((_, key, op)) = self.ticketed.take().filter(|(of, ..)| *of == id) {
+                if let Some(at) = self.ticketed.iter().position(|(of, ..)| *of == id) {
+                    let (_, key, op) = self.ticketed.swap_remove(at);
                     let watch = state_cell::watch(self.worker.state.clone(), key, op);
                     self.waiting.push((id, watch.map(move |()| Event::Woken(id)).boxed_local()));
                 }
@@ -347,7 +355,10 @@ impl Driver {
                 self.waiting.push((id, read.boxed_local()));
             }
             Output::Fetch(fetch) => self.fetch(&fetch),
-            Output::Cancel { id } => self.waiting.retain(|(waiting, _)| *waiting != id),
+            Output::Cancel { id } => {
+                self.waiting.retain(|(waiting, _)| *waiting != id);
+                self.ticketed.retain(|(of, ..)| *of != id);
+            }
             Output::Head { status, headers } => {
                 self.head_sent = true;
                 self.emissions.push_back(Emission::Head { status, headers });

@@ -22,8 +22,12 @@ use worker::{
 use super::{describe_js, guard::guarded, js};
 
 /// Where the value is in the object's storage: eight bytes that say when it stops to matter,
-/// then its bytes.
+/// then its bytes; what does not fit there is under the same name with a number.
 const VALUE: &str = "value";
+/// The most bytes under one name: workerd takes 128 KiB.
+const PIECE: usize = 120 * 1024;
+/// The most of them. A turn with its events, its answer and its checkpoint is the largest value.
+const PIECES: usize = 16;
 /// Where the key's alarm is: eight bytes of its time, and the key, which the object does not know
 /// otherwise. Nothing when there is none.
 const ALARM: &str = "alarm";
@@ -44,6 +48,8 @@ pub struct StateCell {
     state: State,
     /// What is in the storage. Only this object writes it.
     stored: RefCell<Option<Stored>>,
+    /// Under how many names.
+    pieces: Cell<usize>,
     alarm: RefCell<Option<Alarm>>,
     /// When the platform's alarm is set to, in milliseconds since 1970.
     set_to: Cell<Option<f64>>,
@@ -65,9 +71,14 @@ impl Stored {
         }
     }
 
-    fn encode(&self) -> Uint8Array {
-        Uint8Array::from([&self.expires.to_le_bytes(), self.value.as_slice()].concat().as_slice())
+    fn encode(&self) -> Vec<u8> {
+        [&self.expires.to_le_bytes(), self.value.as_slice()].concat()
     }
+}
+
+/// The name of a piece of the value.
+fn piece(number: usize) -> String {
+    if number == 0 { VALUE.to_owned() } else { format!("{VALUE}{number}") }
 }
 
 /// The alarm of the key.
@@ -96,6 +107,7 @@ impl DurableObject for StateCell {
         Self {
             state,
             stored: RefCell::default(),
+            pieces: Cell::default(),
             alarm: RefCell::default(),
             set_to: Cell::default(),
             listeners: RefCell::default(),
@@ -137,6 +149,7 @@ impl DurableObject for StateCell {
         let expires = self.stored.borrow().as_ref().map_or(0.0, |stored| stored.expires);
         if expires <= now {
             *self.stored.borrow_mut() = None;
+            self.pieces.set(0);
             *self.alarm.borrow_mut() = None;
             self.state.storage().delete_all().await?;
             return Response::empty();
@@ -159,12 +172,18 @@ impl StateCell {
             return Ok(());
         }
         let storage = self.state.storage();
-        let found = storage.get_multiple(vec![VALUE, ALARM]).await?;
+        let names: Vec<String> = (0..PIECES).map(piece).chain([ALARM.to_owned()]).collect();
+        let found = storage.get_multiple(names).await?;
         let set_to = storage.get_alarm().await?;
         let mut stored = self.stored.borrow_mut();
         if stored.is_none() {
             let read = |name: &str| Uint8Array::new(&found.get(&name.into())).to_vec();
-            *stored = Some(Stored::decode(&read(VALUE)));
+            let pieces: Vec<Vec<u8>> = (0..PIECES)
+                .map(|number| read(&piece(number)))
+                .take_while(|bytes| !bytes.is_empty())
+                .collect();
+            self.pieces.set(pieces.len());
+            *stored = Some(Stored::decode(&pieces.concat()));
             #[allow(clippy::cast_precision_loss, reason = "milliseconds fit")]
             let set_to = set_to.map(|at| at as f64);
             self.set_to.set(set_to);
@@ -191,6 +210,9 @@ impl StateCell {
         let expires = now + reduced.ttl_ms as f64;
         let stored = Stored { value: reduced.new.to_vec(), expires };
         let bytes = stored.encode();
+        if bytes.len() > PIECE * PIECES {
+            return Err("the value is too large".into());
+        }
         *self.stored.borrow_mut() = Some(stored);
         for ticket in &reduced.wake {
             if let Some(signal) = self.listeners.borrow_mut().remove(ticket) {
@@ -201,7 +223,14 @@ impl StateCell {
             return Ok(reduced);
         }
         let values = Object::new();
-        Reflect::set(&values, &VALUE.into(), &bytes)?;
+        let now_pieces = bytes.len().div_ceil(PIECE);
+        for (number, part) in bytes.chunks(PIECE).enumerate() {
+            Reflect::set(&values, &piece(number).into(), &Uint8Array::from(part))?;
+        }
+        // What the value does not reach any more is emptied.
+        for number in now_pieces..self.pieces.replace(now_pieces) {
+            Reflect::set(&values, &piece(number).into(), &Uint8Array::new_with_length(0))?;
+        }
         if let Some(alarm) = self.take_alarm(key, &reduced, alive) {
             Reflect::set(&values, &ALARM.into(), &alarm)?;
         }
