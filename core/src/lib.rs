@@ -46,6 +46,7 @@
 #![forbid(unsafe_code)]
 
 pub mod exchange;
+pub mod ledger;
 pub mod policy;
 pub mod seam;
 pub mod state;

@@ -8,6 +8,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
+    audit::Passage,
     Exchange, Phase,
     chat::{self, LONGEST_LINE, Shelf, Tokens, Turn, USUAL_ANSWER, Voice, Waiting, Weight},
     gates::{Caller, STORE_PATIENCE},
@@ -399,6 +400,7 @@ impl Exchange {
         let drafts = first.is_some();
         let first = first.unwrap_or(profile);
         self.story.warnings.clone_from(&warnings);
+        self.story.asked = Some(Passage::of(policy, &input.text));
         if policy.logs_content() {
             self.story.input = Some(record::excerpt(policy, &input.text));
         }

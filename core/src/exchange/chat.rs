@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 use super::{
     Exchange, Phase,
     ask::Plan,
+    audit::Passage,
     gates::{Caller, Gate},
     inspection::{self, Inspection, Progress},
     routes::{self, Route},
@@ -218,6 +219,7 @@ impl Exchange {
         self.story.stream = request.stream;
         self.story.attachments = request.attachments;
         self.story.warnings.clone_from(&request.warnings);
+        self.story.asked = Some(Passage::of(policy, &request.text));
         self.timers.turn = Some(self.facts.started_ms + policy.deadlines.turn);
         self.durably(policy, None);
         let waiting = self.prepare(policy, request, now);
@@ -412,6 +414,7 @@ impl Exchange {
     fn give_answer(&mut self, policy: &Policy, turn: Box<Turn>, answer: &Answer, now: Moment) {
         match &turn.voice {
             Voice::Chat { envelope, .. } => {
+                self.story.answered = Some(Passage::of(policy, &answer.text));
                 let body = envelope.whole(answer, &links::find(&answer.text));
                 self.respond(policy, 200, turn.rate_headers, body, now);
             }

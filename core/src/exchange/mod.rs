@@ -6,6 +6,7 @@
 
 mod approvals;
 mod ask;
+mod audit;
 mod chat;
 mod dues;
 mod faults;
@@ -46,6 +47,7 @@ use chat::{Turn, Waiting};
 use dues::Dues;
 use gates::{Caller, Lease};
 use inspection::Inspection;
+pub(crate) use record::timestamp;
 use record::Story;
 use routes::{Origin, Route};
 use runner::{Run, Saved};
@@ -717,6 +719,7 @@ impl Exchange {
         if let Some(record) = self.story.line(policy, &self.facts, self.run.is_some(), now) {
             self.outputs.push_back(record);
         }
+        self.outputs.extend(audit::record(policy, &self.facts, &self.story, now));
         self.phase = Phase::Done;
         self.end_run();
     }

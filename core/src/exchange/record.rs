@@ -4,7 +4,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::time::{Duration, SystemTime};
 
-use super::{Facts, gates::Caller, tools::CallStory};
+use super::{
+    Facts,
+    audit::{Decision, Passage},
+    gates::Caller,
+    tools::CallStory,
+};
 use crate::{
     policy::{
         Policy,
@@ -99,6 +104,10 @@ pub(super) struct Story {
     /// What was said, redacted, where it may be logged at all.
     pub input: Option<String>,
     pub answer: Option<String>,
+    /// What the audit ledger says of both, and what was decided beside the usual.
+    pub asked: Option<Passage>,
+    pub answered: Option<Passage>,
+    pub decisions: Vec<Decision>,
 }
 
 /// What a request was to a turn.
@@ -309,7 +318,7 @@ impl Story {
 }
 
 /// RFC 3339 in UTC, to the millisecond.
-pub(super) fn timestamp(unix_ms: u64) -> String {
+pub(crate) fn timestamp(unix_ms: u64) -> String {
     humantime::format_rfc3339_millis(SystemTime::UNIX_EPOCH + Duration::from_millis(unix_ms)).to_string()
 }
 

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::{
     Exchange, Phase,
     ask::Plan,
+    audit::Passage,
     chat::{Turn, Voice, Waiting},
     pieces::Pieces,
     record,
@@ -107,6 +108,7 @@ impl Exchange {
 
     fn give(&mut self, policy: &Policy, mut turn: Box<Turn>, answer: Answer, now: Moment) {
         let Answer { text, finish, usage, .. } = &answer;
+        self.story.answered = Some(Passage::of(policy, text));
         let links = links::find(text);
         let Voice::Mini(plan) = &mut turn.voice else { return };
         let data = plan.json.then_some(text.as_str());

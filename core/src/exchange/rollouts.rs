@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    Exchange, Phase,
+    Exchange, Phase, audit,
     gates::{Caller, STORE_PATIENCE},
     record,
 };
@@ -128,6 +128,7 @@ impl Exchange {
     pub(super) fn write_down(&mut self, policy: &Policy, rollout: &Rollout, changes: &[Change]) {
         for change in changes {
             self.outputs.push_back(record::rollout(policy, &self.facts, &rollout.intent, change));
+            self.outputs.push_back(audit::rollout(policy, &self.facts, &rollout.intent, change));
             self.tell(rollout.key(), Op::Heard { number: change.number });
         }
     }

@@ -11,6 +11,7 @@ use serde_bytes::ByteBuf;
 
 use super::{
     Exchange, Phase,
+    audit::Passage,
     chat::{self, Turn, Voice},
     inspection::{self, Inspection, Progress},
     pieces::Pieces,
@@ -116,6 +117,8 @@ impl Exchange {
                     let retry_after = retry_after.map(str::to_owned);
                     self.phase = Phase::StreamRefusal(turn, Refusal { retry_after, body: ByteBuf::new() });
                 } else if is_stream {
+                    // Of a draft and the answer after it, the answer.
+                    self.story.answered = None;
                     self.begin_streaming(policy, turn, now);
                 } else {
                     self.outputs.push_back(Output::Cancel { id });
@@ -346,7 +349,8 @@ impl Exchange {
                 }
                 self.timers.idle = Some(now.unix_ms + policy.deadlines.idle);
                 let mut out = String::with_capacity(lines.len() + 256);
-                let failure = streaming.read(policy, &mut turn, lines, &mut out, now);
+                let said = self.story.answered.get_or_insert_default();
+                let failure = streaming.read(policy, &mut turn, lines, said, &mut out, now);
                 if self.story.first_ms.is_none() && streaming.has_text() {
                     self.story.first_ms = Some(now.unix_ms);
                 }
@@ -529,6 +533,7 @@ impl Streaming {
         policy: &Policy,
         turn: &mut Turn,
         lines: &[u8],
+        said: &mut Passage,
         out: &mut String,
         now: Moment,
     ) -> Option<Failure> {
@@ -562,6 +567,7 @@ impl Streaming {
                         (Voice::Mini(_), None) => {}
                     }
                     if let Ok(text) = text {
+                        said.push(policy, &text);
                         links.push(&text);
                     }
                 }

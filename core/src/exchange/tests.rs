@@ -4,6 +4,7 @@
 mod answers;
 mod ask;
 mod ask_rules;
+mod audit;
 mod content;
 mod deadlines;
 mod durable;

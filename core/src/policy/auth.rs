@@ -100,6 +100,17 @@ pub(crate) fn grant(policy: &Policy, parts: &[&str]) -> String {
     hex(&keyed_hash(&policy.session_secret.0, &all))
 }
 
+/// What precedes a text whose hash is kept: without it nobody can tell a text by trying.
+pub(crate) fn passage_key(policy: &Policy) -> [u8; 32] {
+    keyed_hash(&policy.session_secret.0, &["passage"])
+}
+
+/// What stands for a text in the audit ledger, of the hash over [`passage_key`] and the text. Keyed
+/// again, so that nobody adds to a text.
+pub(crate) fn passage_tag(policy: &Policy, hash: &[u8; 32]) -> String {
+    hex(&keyed_hash(&policy.session_secret.0, &["passage", &hex(hash)]))
+}
+
 /// HMAC-SHA256 over parts, each preceded by its length so that no two lists collide.
 fn keyed_hash(key: &[u8], parts: &[&str]) -> [u8; 32] {
     // A key of any length is valid for HMAC (RFC 2104); the fallback is never taken.

@@ -391,6 +391,11 @@ impl Policy {
         self.environment != Environment::Prod && self.log_level == Level::Debug
     }
 
+    /// Whether the audit ledger may keep what was said, redacted: nowhere where real people ask.
+    pub fn audits_content(&self) -> bool {
+        self.environment != Environment::Prod
+    }
+
     /// The role of that name, or everybody's.
     pub fn role(&self, name: &str) -> &Role {
         const EVERYBODY: &Role = &Role { name: String::new(), rate: None, weight: 1 };

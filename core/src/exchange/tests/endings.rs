@@ -119,7 +119,7 @@ fn a_module_that_breaks_costs_one_request() {
     let begun = Moment { unix_ms: BEGIN, entropy: [0x5c; 16] };
     let now = Moment { unix_ms: BEGIN + 9, ..begun };
     let outputs = Exchange::broken(&policy(), &chat_head(), begun, now, false);
-    let [Output::Head { status: 500, .. }, Output::Chunk(body), Output::End, record, Output::Done] =
+    let [Output::Head { status: 500, .. }, Output::Chunk(body), Output::End, record, Output::Audit { .. }, Output::Done] =
         outputs.as_slice()
     else {
         panic!("{outputs:?}")
@@ -128,7 +128,9 @@ fn a_module_that_breaks_costs_one_request() {
     assert_eq!((&body["error"]["code"], &body["traceId"]), (&json!("internal"), &json!("1710000123456")));
     assert!(matches!(record, Output::Record { level: Level::Error, .. }));
     let outputs = Exchange::broken(&policy(), &chat_head(), begun, now, true);
-    let [Output::Chunk(events), Output::End, Output::Record { .. }, Output::Done] = outputs.as_slice() else {
+    let [Output::Chunk(events), Output::End, Output::Record { .. }, Output::Audit { .. }, Output::Done] =
+        outputs.as_slice()
+    else {
         panic!("{outputs:?}")
     };
     assert!(events.starts_with(b"data: {\"error\"") && events.ends_with(b"\n\ndata: [DONE]\n\n"));
@@ -208,6 +210,7 @@ fn no_log_line_says_what_was_said() {
         assert_eq!(world.records.len(), 1);
         for canary in [KEY, QUESTION, ANSWER, USER, WORDS] {
             assert!(!world.records[0].1.contains(canary), "{canary} in {}", world.records[0].1);
+            assert!(!world.audit.concat().contains(canary), "{canary} in {:?}", world.audit);
         }
         let client = world.text();
         for canary in [KEY, WORDS, QUESTION, USER] {

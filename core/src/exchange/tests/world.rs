@@ -215,7 +215,10 @@ impl World {
 
     fn see(&mut self, output: Output) {
         let over = self.ended || self.done;
-        let may_follow = matches!(output, Output::Record { .. } | Output::Store { id: 0, .. } | Output::Done);
+        let may_follow = matches!(
+            output,
+            Output::Record { .. } | Output::Audit { .. } | Output::Store { id: 0, .. } | Output::Done
+        );
         let goes_on = !self.done
             && matches!(
                 output,
