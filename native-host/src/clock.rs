@@ -49,7 +49,7 @@ thread_local! {
 }
 
 /// 128 bits from the system, each used once; a system call for every 64th.
-fn entropy() -> [u8; 16] {
+pub(crate) fn entropy() -> [u8; 16] {
     ENTROPY.with_borrow_mut(|stock| {
         if stock.len() < 16 {
             stock.resize(STOCK, 0);

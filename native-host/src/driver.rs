@@ -35,6 +35,7 @@ use tokio::{
 };
 
 use crate::{
+    audit::Ledger,
     clock::Clock,
     journal,
     module::Core,
@@ -48,6 +49,7 @@ pub(crate) struct Worker {
     pub(crate) core: RefCell<Core>,
     pub(crate) upstream: Upstream,
     pub(crate) store: Store,
+    pub(crate) ledger: Option<Ledger>,
     /// Operations that nobody waits for.
     pub(crate) told: mpsc::UnboundedSender<Told>,
     /// Exchanges that go on without a client.
@@ -410,7 +412,12 @@ impl Driver {
                 self.ended = true;
                 self.emissions.push_back(Emission::End);
             }
-            Output::Record { line, .. } | Output::Audit { record: line } => journal::line(&line),
+            Output::Record { line, .. } => journal::line(&line),
+            Output::Audit { record } => {
+                if let Some(ledger) = &self.worker.ledger {
+                    ledger.add(record);
+                }
+            }
             Output::Deadline { at_ms, .. } => {
                 let at = Instant::from_std(self.clock.instant(at_ms));
                 match &mut self.deadline {

@@ -6,6 +6,7 @@
 //! The program is `main.rs`. This is a library so that the store's conformance suite and its
 //! benchmark use [`store`] and [`module`] as they are, without a request around each call.
 
+pub mod audit;
 mod clock;
 pub mod configuration;
 pub mod demo;

@@ -3,9 +3,9 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use minigate::{configuration, demo, journal, server};
+use minigate::{audit, configuration, demo, journal, server};
 use minigate_config::Question;
-use minigate_core::policy::Environment;
+use minigate_core::{ledger::Head, policy::Environment};
 
 /// A gateway between WeChat Mini Programs and OpenClaw.
 #[derive(Debug, Parser)]
@@ -55,12 +55,66 @@ enum Command {
     Explain(Explain),
     /// Print the JSON Schema of configuration files, for editors.
     Schema,
+    /// Read the audit ledger.
+    #[command(subcommand)]
+    Audit(Audit),
     /// Run only the demo upstream, on a free port of the loopback interface.
     Demo {
         /// The port; 0 takes a free one.
         #[arg(long, default_value_t = 0)]
         port: u16,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum Audit {
+    /// Find whether a line was changed, removed or moved. Ends with 1 when one was.
+    Verify {
+        /// Files of JSON lines in their order, in place of the database.
+        #[arg(value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// Where the database is; by default where the host keeps its data.
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+        /// A head that the log told once: that line must still be there. May be repeated.
+        #[arg(long, value_name = "NUMBER:HASH", value_parser = head)]
+        head: Vec<Head>,
+    },
+    /// Say what was decided in a request.
+    Show {
+        /// Its trace id or its request id.
+        id: String,
+        /// As `verify --data`.
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+    },
+    /// Write lines to the standard output.
+    Export {
+        /// The first line's number.
+        #[arg(long, default_value_t = 1)]
+        from: u64,
+        /// The last line's number.
+        #[arg(long, default_value_t = u64::MAX)]
+        to: u64,
+        /// As `verify --data`.
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
+    },
+}
+
+impl Audit {
+    fn run(&self) -> ExitCode {
+        match self {
+            Self::Verify { files, data, head } => audit::verify(files, data.as_deref(), head),
+            Self::Show { id, data } => audit::show(id, data.as_deref()),
+            Self::Export { from, to, data } => audit::export(*from, *to, data.as_deref()),
+        }
+    }
+}
+
+/// A head as the log writes it.
+fn head(text: &str) -> Result<Head, String> {
+    Head::parse(text).ok_or_else(|| "as the log's `audit_head` says it: NUMBER:HASH".to_owned())
 }
 
 #[derive(Debug, Args)]
@@ -119,6 +173,7 @@ fn main() -> ExitCode {
         }
         Command::Compile { files, output } => return configuration::compile(&files, &output),
         Command::Explain(explain) => return explain.run(),
+        Command::Audit(audit) => return audit.run(),
         Command::Schema => return configuration::schema(),
     };
     match outcome {

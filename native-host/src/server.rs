@@ -36,6 +36,7 @@ use tokio::{
 };
 
 use crate::{
+    audit::Ledger,
     configuration, demo,
     driver::{Driver, Emission, Told, Worker, apply_told},
     journal,
@@ -61,6 +62,7 @@ struct Shared {
     policy: Arc<Policy>,
     addresses: Addresses,
     store: Store,
+    ledger: Option<Ledger>,
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -119,8 +121,11 @@ pub fn serve(module: Option<PathBuf>, config: Vec<PathBuf>, demo: bool) -> Resul
     // A module that cannot be used is found here, and not by each thread.
     Core::new(code.clone(), &policy).warm_up()?;
     let store = Store::open(store_url.as_deref(), &settings::data_directory(), Clock::default())?;
+    let copy = settings::text("AUDIT_FILE").map(PathBuf::from);
+    let ledger =
+        policy.audits().then(|| Ledger::open(&settings::data_directory(), copy, &policy)).transpose()?;
     let (stop, stopped) = watch::channel(false);
-    let shared = Arc::new(Shared { code, policy: Arc::new(policy), addresses, store });
+    let shared = Arc::new(Shared { code, policy: Arc::new(policy), addresses, store, ledger });
     let workers: Vec<_> = listeners
         .into_iter()
         .map(|listener| {
@@ -149,6 +154,9 @@ pub fn serve(module: Option<PathBuf>, config: Vec<PathBuf>, demo: bool) -> Resul
         worker.join().map_err(|_| "a worker thread ended in a panic".to_owned())??;
     }
     shared.store.close();
+    if let Some(ledger) = &shared.ledger {
+        ledger.close();
+    }
     journal::event("info", "stopped", &[]);
     Ok(())
 }
@@ -202,6 +210,7 @@ fn work(shared: &Shared, listener: TcpListener, stopped: watch::Receiver<bool>) 
             core: RefCell::new(core),
             upstream: Upstream::new(shared.addresses.clone(), connect_timeout),
             store: shared.store.separate(),
+            ledger: shared.ledger.clone(),
             told: tell.clone(),
             going_on: RefCell::new(JoinSet::new()),
             policy: Arc::clone(&shared.policy),

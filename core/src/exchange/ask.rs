@@ -8,8 +8,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    audit::Passage,
     Exchange, Phase,
+    audit::Passage,
     chat::{self, LONGEST_LINE, Shelf, Tokens, Turn, USUAL_ANSWER, Voice, Waiting, Weight},
     gates::{Caller, STORE_PATIENCE},
     pieces::Pieces,

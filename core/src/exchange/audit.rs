@@ -117,11 +117,9 @@ fn stage(code: Code) -> &'static str {
         | Code::PushNotSigned
         | Code::LoginBlocked
         | Code::ProfileForbidden => "auth",
-        Code::RateLimited
-        | Code::Blocked
-        | Code::BudgetExhausted
-        | Code::QueueFull
-        | Code::QueueTimeout => "limits",
+        Code::RateLimited | Code::Blocked | Code::BudgetExhausted | Code::QueueFull | Code::QueueTimeout => {
+            "limits"
+        }
         Code::ContentRefused | Code::ContentUnchecked => "moderation",
         Code::AnswerInvalid => "schema",
         Code::ModelNotAllowed | Code::IntentUnknown | Code::ProfileNotAllowed => "profile",
@@ -144,7 +142,7 @@ fn kind(facts: &Facts) -> Option<&'static str> {
 /// The record of a request that is over.
 pub(super) fn record(policy: &Policy, facts: &Facts, story: &Story, now: Moment) -> Option<Output> {
     // A browser's question whether it may ask decides nothing.
-    if story.status == 204 {
+    if story.status == 204 || !policy.audits() {
         return None;
     }
     let mut record = head(policy, facts, kind(facts)?, now.unix_ms);

@@ -5,8 +5,8 @@ use serde_json::json;
 use super::Head;
 use crate::{
     VERSION,
-    policy::{Policy, auth::hex},
     exchange::timestamp,
+    policy::{Policy, auth::hex},
 };
 
 /// A host begins to write. The first of a chain names it, so that no other chain passes for it.

@@ -4,6 +4,7 @@
 //! token never gets here. A [`Policy`] is made once from the settings, natively or on
 //! the edge, and is the same on both.
 
+mod audit;
 pub mod auth;
 pub mod catalog;
 mod configured;
@@ -389,11 +390,6 @@ impl Policy {
     /// Whether log lines may show what was said, redacted: where somebody develops and asks for it.
     pub fn logs_content(&self) -> bool {
         self.environment != Environment::Prod && self.log_level == Level::Debug
-    }
-
-    /// Whether the audit ledger may keep what was said, redacted: nowhere where real people ask.
-    pub fn audits_content(&self) -> bool {
-        self.environment != Environment::Prod
     }
 
     /// The role of that name, or everybody's.

@@ -119,8 +119,14 @@ fn a_module_that_breaks_costs_one_request() {
     let begun = Moment { unix_ms: BEGIN, entropy: [0x5c; 16] };
     let now = Moment { unix_ms: BEGIN + 9, ..begun };
     let outputs = Exchange::broken(&policy(), &chat_head(), begun, now, false);
-    let [Output::Head { status: 500, .. }, Output::Chunk(body), Output::End, record, Output::Audit { .. }, Output::Done] =
-        outputs.as_slice()
+    let [
+        Output::Head { status: 500, .. },
+        Output::Chunk(body),
+        Output::End,
+        record,
+        Output::Audit { .. },
+        Output::Done,
+    ] = outputs.as_slice()
     else {
         panic!("{outputs:?}")
     };
