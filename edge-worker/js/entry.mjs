@@ -102,6 +102,8 @@ export class StateCell {
   }
 }
 
+export { AuditLedger } from "./index.js";
+
 export default {
   async fetch(request, env, context) {
     renew();

@@ -6,6 +6,7 @@
 mod driver;
 mod guard;
 mod js;
+mod ledger;
 mod state_cell;
 mod upstream;
 
@@ -128,7 +129,8 @@ fn make(env: &Env, catalog: Catalog) -> Result<Worker, Vec<String>> {
     let addresses = Addresses::new(&settings, &catalog, &secrets);
     policy.configure(catalog, &settings, &secrets).map_err(problems)?;
     let state = env.durable_object("STATE").map_err(|error| vec![format!("binding STATE: {error}")])?;
-    Ok(Worker { policy, addresses, state })
+    let ledger = env.durable_object(ledger::BINDING).ok().filter(|_| policy.audits());
+    Ok(Worker { policy, addresses, state, ledger })
 }
 
 /// The request's head as the core wants it.

@@ -418,6 +418,17 @@ impl Driver {
                     ledger.add(record);
                 }
             }
+            Output::Ledger { id, find } => {
+                let ledger = self.worker.ledger.clone();
+                let read = async move {
+                    let lines = match ledger {
+                        Some(ledger) => ledger.read(find).await,
+                        None => None,
+                    };
+                    Event::Stored(id, lines.map(|lines| vec![Outcome::Value(Some(lines.into()))]))
+                };
+                self.waiting.push((id, Box::pin(read)));
+            }
             Output::Deadline { at_ms, .. } => {
                 let at = Instant::from_std(self.clock.instant(at_ms));
                 match &mut self.deadline {

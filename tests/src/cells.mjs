@@ -4,6 +4,7 @@
 // gone off; at `/answer` the body is an operation that the key's object sends to itself when that happens.
 // Only tests use this entry.
 import { StateCell as Cell } from "./index.js";
+export { AuditLedger } from "./index.js";
 
 const goneOff = [];
 const answers = new Map();

@@ -402,9 +402,13 @@ const gateway :Workerd.Worker = (
   compatibilityFlags = ["enable_request_signal"],
   bindings = [
 {bindings}    (name = "STATE", durableObjectNamespace = "StateCell"),
+    (name = "LEDGER", durableObjectNamespace = "AuditLedger"),
     {binding}
   ],
-  durableObjectNamespaces = [(className = "StateCell", uniqueKey = "minigate", enableSql = true)],
+  durableObjectNamespaces = [
+    (className = "StateCell", uniqueKey = "minigate", enableSql = true),
+    (className = "AuditLedger", uniqueKey = "minigate-audit", enableSql = true),
+  ],
   durableObjectStorage = {storage},
 );
 "#

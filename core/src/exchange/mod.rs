@@ -12,6 +12,7 @@ mod dues;
 mod faults;
 mod gates;
 mod inspection;
+mod ledger;
 mod login;
 mod operations;
 mod pictures;
@@ -36,7 +37,7 @@ use serde_bytes::ByteBuf;
 
 use crate::{
     policy::{Policy, auth},
-    seam::{DeadlineReason, Input, Moment, Output, RequestHead},
+    seam::{DeadlineReason, Find, Input, Moment, Output, RequestHead},
     wire::{
         answer::Answer,
         failure::{Code, Failure, Language},
@@ -123,6 +124,8 @@ enum Phase {
     Approvals(Box<approvals::Asked>),
     /// How rollouts stand, after an order or without one.
     Rollouts(Box<rollouts::Asked>),
+    /// Lines of the audit ledger.
+    Ledger(u32),
     /// The two probes of `/readyz`.
     Probes(operations::Probes),
     /// Nothing.
@@ -168,6 +171,8 @@ struct Facts {
     last_event: u32,
     /// How long the client would wait for the turn that is asked about, in seconds.
     wait_s: u64,
+    /// The lines of the audit ledger that are asked for.
+    find: Option<Find>,
 }
 
 /// The times at which something must happen, in milliseconds since 1970.
@@ -388,6 +393,7 @@ impl Exchange {
             Route::Rollouts => self.show_rollouts(policy, now),
             Route::Approval | Route::Approvals => self.show_approvals(policy, now),
             Route::Turn | Route::TurnEvents | Route::CancelTurn => self.look_for_turn(policy, now),
+            Route::Ledger => self.look_into_ledger(policy, now),
             Route::Health => self.respond_json(policy, 200, r#"{"status":"live"}"#.into(), now),
             Route::Version => self.respond_json(policy, 200, operations::version(policy), now),
             Route::Ready => self.probe(policy, now),
@@ -428,6 +434,7 @@ impl Exchange {
             Phase::Restoring(id, saved) => self.in_restoring(policy, id, saved, &input, now),
             Phase::Calling(calling) => self.in_calling(policy, calling, &input, now),
             phase @ (Phase::Saved(_) | Phase::Ending | Phase::CallAgain(_)) => self.phase = phase,
+            Phase::Ledger(id) => self.in_ledger(policy, id, &input, now),
             Phase::Rollouts(asked) => self.in_rollouts(policy, asked, &input, now),
             Phase::Approvals(asked) => self.in_approvals(policy, asked, &input, now),
             Phase::Probes(probes) => self.in_probes(policy, probes, input, now),
@@ -509,6 +516,7 @@ impl Exchange {
                     Phase::Watching(watching) => self.watch_failed(policy, *watching, now),
                     // The alarm comes again.
                     Phase::Claiming(..) => {}
+                    Phase::Ledger(_) => self.ledger_not_read(policy, now),
                     Phase::Rollouts(_) => self.rollouts_store_failed(policy, now),
                     Phase::Approvals(asked) => self.approvals_not_read(policy, asked.said(), now),
                     phase => self.phase = phase,
@@ -583,6 +591,7 @@ impl Exchange {
             Phase::KeepBody(id, _) | Phase::Claiming(id, _) | Phase::Restoring(id, _) => Some(*id),
             Phase::Watching(watching) => Some(watching.store_id),
             Phase::Calling(calling) => Some(calling.fetch_id),
+            Phase::Ledger(id) => Some(*id),
             Phase::LoginGates(asked) => Some(asked.store_id),
             Phase::SendPicture(sending) => Some(sending.store_id),
             Phase::Push(pushed) => pushed.store_id(),

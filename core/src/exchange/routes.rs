@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Facts, approvals, gates::Caller, turns};
+use super::{Facts, approvals, gates::Caller, ledger, turns};
 use crate::{
     policy::{
         Origins, Policy, auth,
@@ -61,6 +61,8 @@ pub(super) enum Route {
     Rollouts,
     /// An order to a rollout: the same path with a body.
     Steer,
+    /// Lines of the audit ledger.
+    Ledger,
     Health,
     Ready,
     Version,
@@ -88,6 +90,7 @@ impl Route {
                 "POST" => Self::OperatorDecides,
                 _ => Self::Approvals,
             },
+            "/v1/admin/audit" => Self::Ledger,
             "/v1/admin/rollouts" if method == "POST" => Self::Steer,
             "/v1/admin/rollouts" => Self::Rollouts,
             "/healthz" => Self::Health,
@@ -113,6 +116,7 @@ impl Route {
             Self::Approval | Self::Decide => "/v1/mini/approvals",
             Self::Approvals | Self::OperatorDecides => "/v1/admin/approvals",
             Self::Rollouts | Self::Steer => "/v1/admin/rollouts",
+            Self::Ledger => "/v1/admin/audit",
             Self::Health => "/healthz",
             Self::Ready => "/readyz",
             Self::Version => "/version",
@@ -135,6 +139,7 @@ impl Route {
                 | Self::Steer
                 | Self::Approvals
                 | Self::OperatorDecides
+                | Self::Ledger
         )
     }
 
@@ -158,7 +163,7 @@ impl Route {
             Self::Rollouts | Self::Steer | Self::Push | Self::Approval | Self::Decide => "GET, POST",
             Self::Approvals | Self::OperatorDecides => "GET, POST",
             Self::Turn | Self::CancelTurn => "GET, DELETE",
-            Self::TurnEvents => "GET",
+            Self::TurnEvents | Self::Ledger => "GET",
             Self::Picture | Self::Health | Self::Ready | Self::Version => "GET, HEAD",
             Self::Unknown => "",
         }
@@ -227,6 +232,7 @@ pub(super) fn facts(policy: &Policy, head: &RequestHead, now: Moment) -> Facts {
         respond_async: prefers_async(head.header("prefer")),
         last_event: last_event(head),
         wait_s: parameter(&head.query, "wait").and_then(|wait| wait.parse().ok()).unwrap_or(0),
+        find: ledger::asked_for(&head.query),
     }
 }
 
@@ -372,7 +378,7 @@ fn caller(policy: &Policy, route: Route, presented: Option<&str>, now: Moment) -
         Route::Token => only(&policy.login.server_keys, "SERVER_KEY"),
         Route::Revoke => only(&policy.admin_keys, "ADMIN_KEY"),
         // The log says which of the keys gave an order.
-        Route::Rollouts | Route::Steer | Route::Approvals | Route::OperatorDecides => {
+        Route::Rollouts | Route::Steer | Route::Ledger | Route::Approvals | Route::OperatorDecides => {
             only(&policy.admin_keys, "ADMIN_KEY")
                 .map(|_| Caller::Key(auth::subject(policy, "admin", presented.unwrap_or_default())))
         }

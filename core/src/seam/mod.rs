@@ -296,6 +296,14 @@ pub enum Output {
         /// A JSON object without a line feed, complete and redacted.
         record: String,
     },
+    /// Read lines of the audit ledger. Answered as an [`Output::Store`], with one value: whole lines,
+    /// in order, each with its line feed, and not more than [`LEDGER_PAGE`].
+    Ledger {
+        /// Echoed in [`Input::Stored`].
+        id: u32,
+        /// Which.
+        find: Find,
+    },
     /// Nothing more to do until an input comes, or this time.
     Deadline {
         /// Milliseconds since 1970.
@@ -305,6 +313,18 @@ pub enum Output {
     },
     /// The exchange is over: drop everything that belongs to it.
     Done,
+}
+
+/// The most lines of the audit ledger that are read at once.
+pub const LEDGER_PAGE: u32 = 500;
+
+/// Which lines of the audit ledger.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Find {
+    /// Those of a trace or a request.
+    About(String),
+    /// Those after this number.
+    After(u64),
 }
 
 /// The importance of a log line.

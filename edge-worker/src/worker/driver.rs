@@ -35,7 +35,7 @@ use worker::{Context, ObjectNamespace};
 use super::{
     describe_js,
     guard::guarded,
-    js, state_cell,
+    js, ledger, state_cell,
     upstream::{self, Addresses, Answer, Body},
 };
 
@@ -44,6 +44,8 @@ pub(super) struct Worker {
     pub(super) policy: Policy,
     pub(super) addresses: Addresses,
     pub(super) state: ObjectNamespace,
+    /// The audit ledger, where there is one.
+    pub(super) ledger: Option<ObjectNamespace>,
 }
 
 /// What goes to the client.
@@ -369,7 +371,22 @@ impl Driver {
                 self.emissions.push_back(Emission::End);
             }
             Output::Record { level: Level::Error, line } => worker::console_error!("{line}"),
-            Output::Record { line, .. } | Output::Audit { record: line } => worker::console_log!("{line}"),
+            Output::Record { line, .. } => worker::console_log!("{line}"),
+            Output::Audit { record } => match self.worker.ledger.clone() {
+                Some(ledger) => self.context.wait_until(ledger::add(ledger, record)),
+                None => worker::console_log!("{record}"),
+            },
+            Output::Ledger { id, find } => {
+                let ledger = self.worker.ledger.clone();
+                let read = async move {
+                    let lines = match ledger {
+                        Some(ledger) => ledger::read(ledger, find).await,
+                        None => None,
+                    };
+                    Event::Stored(id, lines.map(|lines| vec![Outcome::Value(Some(lines.into()))]))
+                };
+                self.waiting.push((id, read.boxed_local()));
+            }
             Output::Deadline { at_ms, .. } => {
                 if self.deadline.as_ref().is_none_or(|(at, _)| *at != at_ms) {
                     let timer = js::Sleep::new(at_ms.saturating_sub(moment().unix_ms));

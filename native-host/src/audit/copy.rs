@@ -77,7 +77,7 @@ impl Copy {
     }
 
     /// The files that there are, in order of days.
-    fn files(&self) -> io::Result<Vec<PathBuf>> {
+    pub(super) fn files(&self) -> io::Result<Vec<PathBuf>> {
         let directory = self.path.parent().filter(|path| !path.as_os_str().is_empty());
         let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut found = Vec::new();

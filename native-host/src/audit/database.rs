@@ -5,7 +5,10 @@
 
 use std::{path::Path, time::Duration};
 
-use minigate_core::ledger::{Head, Verifier};
+use minigate_core::{
+    ledger::{Head, Verifier},
+    seam::LEDGER_PAGE,
+};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _};
 
 /// The file's name in `DATA_DIR`.
@@ -77,12 +80,15 @@ impl Database {
         transaction.commit()
     }
 
-    /// The newest of the oldest lines that were added before a time.
-    pub(super) fn outlived(&self, before_ms: u64) -> rusqlite::Result<Option<Head>> {
+    /// The newest of the oldest lines that were added before a time; never the newest of all, to
+    /// which the next one is linked.
+    pub(super) fn outlived(&self, before_ms: u64, newest: &Head) -> rusqlite::Result<Option<Head>> {
         let sql = "SELECT line FROM (SELECT * FROM line ORDER BY sequence LIMIT ?2) WHERE unix_ms < ?1
-                   ORDER BY sequence DESC LIMIT 1";
+                   AND sequence < ?3 ORDER BY sequence DESC LIMIT 1";
         let mut select = self.0.prepare_cached(sql)?;
-        let row = select.query_row((number(before_ms), DELETED_AT_ONCE), |row| row.get::<_, String>(0));
+        let row = select.query_row((number(before_ms), DELETED_AT_ONCE, number(newest.sequence)), |row| {
+            row.get::<_, String>(0)
+        });
         Ok(row.optional()?.and_then(|line| Head::of(&line)))
     }
 
@@ -106,12 +112,19 @@ impl Database {
         Ok(())
     }
 
+    /// The lines after a number.
+    pub(super) fn page(&self, after: u64) -> rusqlite::Result<Vec<String>> {
+        let sql = "SELECT line FROM line WHERE sequence > ?1 ORDER BY sequence LIMIT ?2";
+        let mut select = self.0.prepare(sql)?;
+        select.query_map((number(after), LEDGER_PAGE), |row| row.get(0))?.collect()
+    }
+
     /// The lines of a trace or a request.
     pub(super) fn find(&self, id: &str) -> rusqlite::Result<Vec<String>> {
         let sql = "SELECT line FROM line WHERE json_extract(line, '$.record.traceId') = ?1
-                   OR json_extract(line, '$.record.requestId') = ?1 ORDER BY sequence";
+                   OR json_extract(line, '$.record.requestId') = ?1 ORDER BY sequence LIMIT ?2";
         let mut select = self.0.prepare(sql)?;
-        select.query_map([id], |row| row.get(0))?.collect()
+        select.query_map((id, LEDGER_PAGE), |row| row.get(0))?.collect()
     }
 }
 

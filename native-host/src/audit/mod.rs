@@ -24,6 +24,7 @@ use std::{
 use minigate_core::{
     ledger::{self, Head},
     policy::Policy,
+    seam::Find,
 };
 
 use crate::{clock, journal};
@@ -55,6 +56,7 @@ enum Message {
 /// The way to the ledger.
 #[derive(Clone, Debug)]
 pub(crate) struct Ledger {
+    path: Arc<Path>,
     queue: SyncSender<Message>,
     lost: Arc<AtomicU64>,
 }
@@ -73,7 +75,7 @@ impl Ledger {
             .name("audit".into())
             .spawn(move || writer.run(&waiting))
             .map_err(|error| format!("audit: {error}"))?;
-        Ok(Self { queue, lost })
+        Ok(Self { path: directory.join(database::FILE).into(), queue, lost })
     }
 
     /// Adds a record soon. Never waits.
@@ -84,6 +86,22 @@ impl Ledger {
         {
             journal::event("error", "audit_record_lost", &[("problem", "too many wait for the disk".into())]);
         }
+    }
+
+    /// Whole lines, in order; `None` when they cannot be read. What came a moment ago may not be
+    /// among them.
+    pub(crate) async fn read(&self, find: Find) -> Option<Vec<u8>> {
+        let path = Arc::clone(&self.path);
+        let read = move || {
+            let database = Database::open(&path)?;
+            match find {
+                Find::About(id) => database.find(&id),
+                Find::After(number) => database.page(number),
+            }
+        };
+        let lines = tokio::task::spawn_blocking(read).await.ok()?;
+        let lines = lines.map_err(|error| failed(&error)).ok()?;
+        Some(lines.into_iter().flat_map(|line| (line + "\n").into_bytes()).collect())
     }
 
     /// Waits until everything is written. To be called when no more comes.
@@ -161,7 +179,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Until every handle is gone.
+    /// Until it is to close.
     fn run(mut self, waiting: &Receiver<Message>) {
         loop {
             let mut closing = None;
@@ -190,7 +208,10 @@ impl Writer {
             }
             if let Some(done) = closing {
                 self.tell();
+                // Closes the file in order.
+                drop(self);
                 let _ = done.send(());
+                return;
             }
         }
     }
@@ -266,8 +287,8 @@ impl Writer {
     /// Deletes the lines that have had their time, and says so in the ledger.
     fn sweep(&mut self) {
         let now = clock::unix_ms();
-        let found = self.database.outlived(now.saturating_sub(self.keep_ms));
-        match found.map(|found| found.filter(|through| through.sequence < self.head.sequence)) {
+        let found = self.database.outlived(now.saturating_sub(self.keep_ms), &self.head);
+        match found {
             Ok(None) => self.swept = Some(Instant::now()),
             Ok(Some(through)) => {
                 let (line, head) = self.head.link(&ledger::retained(&through, now));
@@ -301,3 +322,6 @@ impl Writer {
 fn failed(problem: &dyn std::fmt::Display) {
     journal::event("error", "audit_failed", &[("problem", problem.to_string().into())]);
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,8 @@
 
 mod answers;
 mod attachments;
+mod audit;
+mod audit_d1;
 mod configuration;
 mod deadlines;
 mod faults;
@@ -239,6 +241,8 @@ fn main() -> ExitCode {
     let all = [
         answers::scenarios(),
         attachments::scenarios(),
+        audit::scenarios(),
+        audit_d1::scenarios(),
         configuration::scenarios(),
         deadlines::scenarios(),
         faults::scenarios(),

@@ -250,6 +250,7 @@ impl World {
                 assert!(!record.contains('\n'));
                 self.audit.push(record);
             }
+            Output::Ledger { id, .. } => self.asked.push((id, Vec::new())),
             Output::Watch { id } => self.watched = Some(id),
             Output::Fetch(fetch) => {
                 assert!(self.fetches.iter().all(|earlier| earlier.id != fetch.id), "an id is used once");
