@@ -24,6 +24,7 @@ pub(crate) const FILE: Shape = Shape::Section(&[
         Shape::Named(&Shape::Word(ENVIRONMENTS), &Shape::Object(ENVIRONMENT)),
         "What differs between dev, staging and prod.",
     ),
+    key("channels", Shape::Named(&Shape::Name, &CHANNEL), "Robots that people talk to."),
     key("notify", Shape::Section(NOTIFY), "Who is told of what turns come to."),
     key("roles", Shape::Named(&Shape::Role, &Shape::Object(ROLE)), "What people of a role may use."),
     key("schemas", Shape::Named(&Shape::Name, &SCHEMA), "JSON Schemas of answers, by name."),
@@ -165,6 +166,27 @@ const GUARD: &[Key] = &[
     key("schema", POINTS, "The same for answers that are not as their schema says."),
     key("p95", PERCENT, "The p95 of the time, in percent of the present one; 150 without it."),
     key("tokens", PERCENT, "The mean of the tokens, likewise."),
+];
+
+const CHANNEL: Shape = Shape::Kinds(&[("dingtalk", DINGTALK)]);
+
+const DINGTALK: &[Key] = &[
+    required("kind", Shape::Word(&["dingtalk"]), "A robot of DingTalk."),
+    required("robot_code", Shape::Name, "The robot's code."),
+    required("app_key", Shape::Secret, "The setting with the app's key, as ${DINGTALK_APP_KEY}."),
+    required("app_secret", Shape::Secret, "The setting with the app's secret, as ${DINGTALK_APP_SECRET}."),
+    key(
+        "mode",
+        Shape::Word(&["http", "stream"]),
+        "How messages come: DingTalk calls this gateway, or it opens a socket to DingTalk (stream).",
+    ),
+    key("intent", Shape::Name, "Whoever answers this intent answers here."),
+    key("profile", Shape::Name, "Or this profile."),
+    key("reply", Shape::Word(&["markdown", "text", "card"]), "What answers are; markdown."),
+    key("card_template", Shape::Text, "Of a card: its template."),
+    key("card_key", Shape::Name, "Of a card: the template's variable for the answer; content."),
+    key("ack", Shape::Text, "What is said at once, while the answer is made."),
+    key("failed", Shape::Text, "What is said when there is no answer."),
 ];
 
 const NOTIFY: &[Key] = &[

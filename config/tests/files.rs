@@ -176,9 +176,15 @@ fn tools_turns_and_the_audit_have_their_meaning() {
     assert_eq!(cancel.url, "http://shop:8080/tools/cancel");
     let erase = catalog.tool("erase_account").expect("named");
     assert_eq!((erase.approve, erase.approve_within_s), (Some(Approval::UserAndOperator), 900));
-    assert_eq!(catalog.secrets(), ["LOCAL_MODEL_API_KEY", "SHOP_KEY"]);
+    assert_eq!(
+        catalog.secrets(),
+        ["DINGTALK_APP_KEY", "DINGTALK_APP_SECRET", "LOCAL_MODEL_API_KEY", "SHOP_KEY", "WEBHOOK_SECRET"]
+    );
     let servers: Vec<String> = catalog.servers().map(|(name, _)| name).collect();
-    assert_eq!(servers, ["model:local_chat", "tool:cancel_order", "tool:erase_account", "tool:find_order"]);
+    assert_eq!(
+        servers,
+        ["model:local_chat", "tool:cancel_order", "tool:erase_account", "tool:find_order", "webhook"]
+    );
     assert_eq!(catalog.tools_of(support).len(), 3);
     let mut unaudited = catalog.clone();
     unaudited.audit.enabled = false;

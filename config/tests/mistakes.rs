@@ -42,7 +42,7 @@ environments:
 ";
     let expected = "\
 a.yaml:1:1: error: unknown key `profile`
-  help: did you mean `profiles`? the valid keys are profiles, routing, models, limits, environments, notify, roles, schemas, tools, turns, audit, redaction, faq
+  help: did you mean `profiles`? the valid keys are profiles, routing, models, limits, environments, channels, notify, roles, schemas, tools, turns, audit and 2 more
 a.yaml:3:3: error: profile `a` has no model
   help: give it `model: ALIAS`, or all profiles `routing: {defaults: {model: ALIAS}}`
 a.yaml:4:5: error: unknown key `modle`

@@ -4,6 +4,7 @@
 //! It reads whatever the tree has and expects nothing of it, so that the mistakes of a file
 //! whose form is wrong too are all found at once.
 
+mod channels;
 mod intents;
 mod models;
 mod notify;
@@ -59,6 +60,7 @@ pub(crate) fn compile(root: &Node, environment: Option<Environment>, report: &mu
         audit: tools::audit(root),
         redaction: redaction::rules(root, report),
         notify: notify::notify(root, report),
+        channels: channels::channels(root, &names, report),
         environments: rules::environments(root, &names, report),
         roles: rules::roles(root),
         default_model: default_model.and_then(Node::text).map(str::to_owned),

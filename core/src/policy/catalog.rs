@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ContentMode, Environment, Memory, SECRETS,
+    channel::Channel,
     notify::{Notify, Ways},
     redact::Rules,
     rollout::Rollout,
@@ -46,6 +47,8 @@ pub struct Catalog {
     pub audit: AuditRules,
     /// Who is told of what turns come to.
     pub notify: Notify,
+    /// By name, in order of names.
+    pub channels: Vec<Channel>,
     /// What differs between environments, for those that the configuration names.
     pub environments: Vec<EnvironmentRules>,
     /// What roles may use, beside their rates.
@@ -320,6 +323,12 @@ impl Catalog {
         self.models.get(at)
     }
 
+    /// The channel of that name.
+    pub fn channel(&self, name: &str) -> Option<&Channel> {
+        let at = self.channels.binary_search_by(|channel| channel.name.as_str().cmp(name)).ok()?;
+        self.channels.get(at)
+    }
+
     /// The schema of that name.
     pub fn schema(&self, name: &str) -> Option<&Schema> {
         let at = self.schemas.binary_search_by(|schema| schema.name.as_str().cmp(name)).ok()?;
@@ -369,8 +378,9 @@ impl Catalog {
         });
         let tools = self.tools.iter().filter_map(|tool| tool.secret.as_deref());
         let webhook = self.notify.webhook.as_ref().map(|webhook| webhook.secret.as_str());
+        let channels = self.channels.iter().flat_map(Channel::secrets);
         // A host hands out whatever is named here: its own secrets are nobody else's.
-        let keys = keys.chain(tools).chain(webhook);
+        let keys = keys.chain(tools).chain(webhook).chain(channels);
         let mut names: Vec<&str> = keys.filter(|name| !SECRETS.contains(name)).collect();
         names.sort_unstable();
         names.dedup();

@@ -7,6 +7,7 @@
 mod audit;
 pub mod auth;
 pub mod catalog;
+pub mod channel;
 mod configured;
 pub mod notify;
 mod pictures;

@@ -1,0 +1,121 @@
+//! Robots: whose they are, who answers, and the names of their secrets.
+
+use std::collections::BTreeMap;
+
+use minigate_core::policy::{
+    SECRETS,
+    channel::{AnsweredBy, Channel, ChannelKind, Mode, Reply},
+};
+
+use super::{Names, expect_known, section_of, text};
+use crate::{
+    diagnostic::{Place, Report, shown},
+    secrets,
+    yaml::{Entry, Node},
+};
+
+/// All of them, in order of names.
+pub(super) fn channels(root: &Node, names: &Names<'_>, report: &mut Report) -> Vec<Channel> {
+    let intents: BTreeMap<&str, Place> =
+        super::intents::entries(root).map(|entry| (entry.key.as_str(), entry.place)).collect();
+    let entries = section_of(root, "channels").iter();
+    let mut channels: Vec<Channel> = entries.map(|entry| channel(entry, &intents, names, report)).collect();
+    channels.sort_by(|a, b| a.name.cmp(&b.name));
+    channels
+}
+
+fn channel(
+    entry: &Entry,
+    intents: &BTreeMap<&str, Place>,
+    names: &Names<'_>,
+    report: &mut Report,
+) -> Channel {
+    let node = &*entry.node;
+    // Its name is a part of a path.
+    if entry.key.contains(['/', ':']) {
+        let message = format!("{} cannot name a channel", shown(&entry.key));
+        report.error_with(entry.place, message, "letters, digits, `_`, `-` and `.`");
+    }
+    let mode = match text(node, "mode").as_deref() {
+        Some("http") => Mode::Http,
+        _ => Mode::Stream,
+    };
+    let kind = ChannelKind::DingTalk {
+        robot_code: text(node, "robot_code").unwrap_or_default(),
+        app_key: secret(node, "app_key", report),
+        app_secret: secret(node, "app_secret", report),
+        mode,
+        reply: reply(node, report),
+    };
+    Channel {
+        name: entry.key.clone(),
+        kind,
+        answered_by: answered_by(entry, intents, names, report),
+        ack: text(node, "ack"),
+        failed: text(node, "failed"),
+    }
+}
+
+/// The name of a setting that is not one of the gateway's own.
+fn secret(node: &Node, key: &str, report: &mut Report) -> String {
+    let Some(there) = node.get(key) else { return String::new() };
+    let name = there.text().and_then(secrets::reference).unwrap_or_default();
+    if SECRETS.contains(&name) {
+        report.error_with(
+            there.place,
+            format!("{name} is this gateway's own secret, and would be sent to DingTalk"),
+            "give the app's own a name of its own, as ${DINGTALK_APP_SECRET}",
+        );
+    }
+    name.to_owned()
+}
+
+fn answered_by(
+    entry: &Entry,
+    intents: &BTreeMap<&str, Place>,
+    names: &Names<'_>,
+    report: &mut Report,
+) -> AnsweredBy {
+    match (entry.node.get("intent"), entry.node.get("profile")) {
+        (Some(intent), None) => {
+            expect_known("intent", intent, intents, report);
+            AnsweredBy::Intent(intent.text().unwrap_or_default().to_owned())
+        }
+        (None, Some(profile)) => {
+            expect_known("profile", profile, &names.profiles, report);
+            AnsweredBy::Profile(profile.text().unwrap_or_default().to_owned())
+        }
+        (both, _) => {
+            let is = if both.is_some() { "both an `intent` and a `profile`" } else { "nobody who answers" };
+            report.error_with(
+                entry.place,
+                format!("channel {} has {is}", shown(&entry.key)),
+                "give it either `intent: NAME` or `profile: NAME`",
+            );
+            AnsweredBy::Profile(String::new())
+        }
+    }
+}
+
+fn reply(node: &Node, report: &mut Report) -> Reply {
+    let reply = text(node, "reply");
+    let template = text(node, "card_template");
+    for key in ["card_template", "card_key"] {
+        if let Some(there) = node.get(key)
+            && reply.as_deref() != Some("card")
+        {
+            report.error_with(there.place, format!("`{key}` without a card"), "write `reply: card`");
+        }
+    }
+    match reply.as_deref() {
+        Some("text") => Reply::Text,
+        Some("card") => {
+            if let (None, Some(there)) = (&template, node.get("reply")) {
+                report.error(there.place, "a card without a `card_template`");
+            }
+            let key = text(node, "card_key").unwrap_or_else(|| "content".to_owned());
+            Reply::Card { template: template.unwrap_or_default(), key }
+        }
+        _ => Reply::Markdown,
+    }
+}

@@ -1,0 +1,45 @@
+//! What DingTalk's servers send to a robot, are asked and answer: messages, replies, cards, the
+//! frames of Stream mode.
+//!
+//! DingTalk says some failures in a body with status 200 and some by a status with a `code`; its
+//! words are never read, and of a code only what can stand in a log. A session webhook is a
+//! credential for one conversation, and comes from outside: it is not shown, and nothing is sent
+//! anywhere but to DingTalk's own host.
+//!
+//! Facts are from DingTalk's pages (open.dingtalk.com, 2023 to 2026) and the source of its SDKs for
+//! Stream mode; what only connectors of others do is said where it is.
+
+use serde_json::Value;
+
+pub(crate) mod callback;
+pub(crate) mod card;
+pub(crate) mod message;
+pub(crate) mod send;
+pub(crate) mod split;
+pub(crate) mod stream;
+pub(crate) mod token;
+
+/// Where the robot's API is: tokens, messages, cards, the gateway of Stream mode.
+pub(crate) const API: &str = "https://api.dingtalk.com";
+/// Where session webhooks are, and the only place to which a reply by one goes.
+pub(crate) const OAPI: &str = "https://oapi.dingtalk.com";
+
+/// The header of the access token.
+pub(crate) const TOKEN_HEADER: &str = "x-acs-dingtalk-access-token";
+
+/// A text under a key; `None` when it is not there or is no text.
+fn text<'v>(value: &'v Value, key: &str) -> Option<&'v str> {
+    value.get(key)?.as_str()
+}
+
+/// A number, which DingTalk writes as one in one place and as a text in another.
+fn number(value: &Value, key: &str) -> Option<u64> {
+    let value = value.get(key)?;
+    value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())
+}
+
+/// A code that may stand in a log: visible ASCII of a sane length.
+fn code(text: &str) -> String {
+    let valid = (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    if valid { text.to_owned() } else { "unreadable".to_owned() }
+}
