@@ -47,6 +47,7 @@
 
 pub mod exchange;
 pub mod ledger;
+pub mod measure;
 pub mod policy;
 pub mod seam;
 pub mod state;

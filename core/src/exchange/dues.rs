@@ -28,6 +28,11 @@ use crate::{
 /// With less than this for its answer, in tokens, a turn is not worth beginning.
 const LEAST_ANSWER: u32 = 64;
 
+/// The cell of what a role uses of a day together.
+pub(super) fn role_day_key(role: &str) -> String {
+    format!("day:role:{role}")
+}
+
 /// What is owed.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Dues {
@@ -88,7 +93,7 @@ impl Exchange {
             list.push((format!("day:user:{subject}"), reserve(own)));
         }
         if capped(together) {
-            list.push((format!("day:role:{role}"), reserve(together)));
+            list.push((role_day_key(role), reserve(together)));
         }
         self.dues.asked = list.iter().rev().map(|(key, _)| key.clone()).collect();
         list

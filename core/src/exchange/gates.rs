@@ -102,7 +102,7 @@ pub(super) struct Lease {
 }
 
 /// The cell of an upstream's slots.
-fn upstream_key(name: &str) -> String {
+pub(super) fn upstream_key(name: &str) -> String {
     format!("upstream:{name}")
 }
 
@@ -497,11 +497,12 @@ impl Exchange {
         waiting: &mut Waiting,
         outcome: &Outcome,
     ) -> Result<(), (Failure, Vec<(String, String)>)> {
-        let Outcome::Entered { granted, remaining, retry_after_ms, full_after_ms, standing, revoked } =
+        let Outcome::Entered { granted, remaining, retry_after_ms, full_after_ms, standing, revoked, .. } =
             outcome
         else {
             return Ok(());
         };
+        self.notice(outcome);
         if *revoked {
             let failure = Failure::new(Code::TokenInvalid, "the token was revoked; log in again");
             return Err((failure, Vec::new()));

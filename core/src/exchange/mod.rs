@@ -14,6 +14,8 @@ mod gates;
 mod inspection;
 mod ledger;
 mod login;
+mod measure;
+mod metrics;
 mod operations;
 mod pictures;
 mod pieces;
@@ -126,6 +128,8 @@ enum Phase {
     Rollouts(Box<rollouts::Asked>),
     /// Lines of the audit ledger.
     Ledger(u32),
+    /// What is shown at `/metrics`.
+    Metrics(Box<metrics::Asked>),
     /// The two probes of `/readyz`.
     Probes(operations::Probes),
     /// Nothing.
@@ -173,6 +177,8 @@ struct Facts {
     wait_s: u64,
     /// The lines of the audit ledger that are asked for.
     find: Option<Find>,
+    /// The trace and the span that the client is in: W3C trace context, in hex.
+    parent: Option<(String, String)>,
 }
 
 /// The times at which something must happen, in milliseconds since 1970.
@@ -232,6 +238,7 @@ pub struct Exchange {
     durable: Option<Durable>,
     /// This one runs a turn whose clients are elsewhere.
     run: Option<Run>,
+    stages: measure::Stages,
     next_id: u32,
     #[serde(skip)]
     outputs: VecDeque<Output>,
@@ -256,6 +263,7 @@ impl Exchange {
             dues: Dues::default(),
             durable: None,
             run: None,
+            stages: measure::Stages::default(),
             next_id: 1,
             outputs: VecDeque::new(),
         }
@@ -266,7 +274,7 @@ impl Exchange {
     pub fn alarm(policy: &Policy, key: &str, now: Moment) -> Self {
         let mut exchange = Self::blank(policy, &RequestHead::default(), now);
         exchange.claim(key, now);
-        exchange.settle(now);
+        exchange.settle(policy, now);
         exchange
     }
 
@@ -281,7 +289,7 @@ impl Exchange {
             input if self.in_run(policy, &input, now) => {}
             input => self.advance(policy, input, now),
         }
-        self.settle(now);
+        self.settle(policy, now);
     }
 
     /// The next thing to do; `None` when all is done. To be called until then after
@@ -332,12 +340,14 @@ impl Exchange {
         } else {
             exchange.fail(policy, &failure, now);
         }
-        exchange.settle(now);
+        exchange.settle(policy, now);
         exchange.outputs.into()
     }
 
     /// Ends a drain: done, or when to come back.
-    fn settle(&mut self, now: Moment) {
+    fn settle(&mut self, policy: &Policy, now: Moment) {
+        self.enter_stage(now);
+        self.pass_trace_on(policy);
         self.flush_run(now);
         if self.is_done() {
             self.outputs.push_back(Output::Done);
@@ -397,6 +407,7 @@ impl Exchange {
             Route::Health => self.respond_json(policy, 200, r#"{"status":"live"}"#.into(), now),
             Route::Version => self.respond_json(policy, 200, operations::version(policy), now),
             Route::Ready => self.probe(policy, now),
+            Route::Metrics => self.show_metrics(now),
             Route::Picture | Route::Push | Route::Unknown => {}
         }
     }
@@ -437,6 +448,7 @@ impl Exchange {
             Phase::Ledger(id) => self.in_ledger(policy, id, &input, now),
             Phase::Rollouts(asked) => self.in_rollouts(policy, asked, &input, now),
             Phase::Approvals(asked) => self.in_approvals(policy, asked, &input, now),
+            Phase::Metrics(asked) => self.in_metrics(policy, asked, input, now),
             Phase::Probes(probes) => self.in_probes(policy, probes, input, now),
             Phase::Done => {}
         }
@@ -519,6 +531,7 @@ impl Exchange {
                     Phase::Ledger(_) => self.ledger_not_read(policy, now),
                     Phase::Rollouts(_) => self.rollouts_store_failed(policy, now),
                     Phase::Approvals(asked) => self.approvals_not_read(policy, asked.said(), now),
+                    Phase::Metrics(asked) => self.metrics_late(policy, *asked, now),
                     phase => self.phase = phase,
                 }
             }
@@ -603,6 +616,7 @@ impl Exchange {
             | Phase::Saved(_)
             | Phase::Ending
             | Phase::Done => None,
+            Phase::Metrics(asked) => Some(asked.id()),
         };
         if let Some(id) = id {
             self.outputs.push_back(Output::Cancel { id });
@@ -729,6 +743,7 @@ impl Exchange {
             self.outputs.push_back(record);
         }
         self.outputs.extend(audit::record(policy, &self.facts, &self.story, now));
+        self.measure(policy, now);
         self.phase = Phase::Done;
         self.end_run();
     }

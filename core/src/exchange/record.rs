@@ -11,6 +11,7 @@ use super::{
     tools::CallStory,
 };
 use crate::{
+    measure::Sign,
     policy::{
         Policy,
         redact::{Rules, redact},
@@ -78,6 +79,8 @@ pub(super) struct Story {
     pub risk_rank: Option<u8>,
     pub risk_failed: Option<Code>,
     pub risk_errcode: Option<i64>,
+    /// What looked like abuse.
+    pub signs: Vec<Sign>,
     /// It waited in the upstream's queue.
     pub queued: bool,
     /// The store failed and the request passed all the same.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Facts, approvals, gates::Caller, ledger, turns};
+use super::{Facts, approvals, gates::Caller, ledger, measure, turns};
 use crate::{
     policy::{
         Origins, Policy, auth,
@@ -66,6 +66,8 @@ pub(super) enum Route {
     Health,
     Ready,
     Version,
+    /// What was counted, for Prometheus.
+    Metrics,
     Unknown,
 }
 
@@ -96,6 +98,7 @@ impl Route {
             "/healthz" => Self::Health,
             "/readyz" => Self::Ready,
             "/version" => Self::Version,
+            "/metrics" => Self::Metrics,
             _ => Self::Unknown,
         }
     }
@@ -120,13 +123,14 @@ impl Route {
             Self::Health => "/healthz",
             Self::Ready => "/readyz",
             Self::Version => "/version",
+            Self::Metrics => "/metrics",
             Self::Unknown => "unknown",
         }
     }
 
     /// Whether it is asked by machines that watch, and not by users.
     pub(super) fn is_operational(self) -> bool {
-        matches!(self, Self::Health | Self::Ready | Self::Version)
+        matches!(self, Self::Health | Self::Ready | Self::Version | Self::Metrics)
     }
 
     /// Whether it wants one of the operator's own keys, which lie in no phone.
@@ -140,13 +144,15 @@ impl Route {
                 | Self::Approvals
                 | Self::OperatorDecides
                 | Self::Ledger
+                | Self::Metrics
         )
     }
 
     /// Whether what is sent there counts for or against its sender. What is WeChat's proves itself,
     /// and costs nothing where it does not.
     pub(super) fn is_guarded(self) -> bool {
-        !self.is_operational() && !matches!(self, Self::Picture | Self::Push | Self::Unknown)
+        let open = self.is_operational() && self != Self::Metrics;
+        !open && !matches!(self, Self::Picture | Self::Push | Self::Unknown)
     }
 
     /// The most bytes of a body.
@@ -163,7 +169,7 @@ impl Route {
             Self::Rollouts | Self::Steer | Self::Push | Self::Approval | Self::Decide => "GET, POST",
             Self::Approvals | Self::OperatorDecides => "GET, POST",
             Self::Turn | Self::CancelTurn => "GET, DELETE",
-            Self::TurnEvents | Self::Ledger => "GET",
+            Self::TurnEvents | Self::Ledger | Self::Metrics => "GET",
             Self::Picture | Self::Health | Self::Ready | Self::Version => "GET, HEAD",
             Self::Unknown => "",
         }
@@ -233,6 +239,7 @@ pub(super) fn facts(policy: &Policy, head: &RequestHead, now: Moment) -> Facts {
         last_event: last_event(head),
         wait_s: parameter(&head.query, "wait").and_then(|wait| wait.parse().ok()).unwrap_or(0),
         find: ledger::asked_for(&head.query),
+        parent: measure::parent(head),
     }
 }
 
@@ -376,6 +383,9 @@ fn caller(policy: &Policy, route: Route, presented: Option<&str>, now: Moment) -
         | Route::Decide => chat_caller(policy, presented, now),
         Route::Renew => session_caller(policy, presented.unwrap_or_default(), true, now),
         Route::Token => only(&policy.login.server_keys, "SERVER_KEY"),
+        // Where nobody needs a key to chat, nobody needs one to look.
+        Route::Metrics if policy.api_keys.is_empty() && policy.metrics_keys.is_empty() => Ok(Caller::Anyone),
+        Route::Metrics => only(&policy.metrics_keys, "METRICS_KEY or ADMIN_KEY"),
         Route::Revoke => only(&policy.admin_keys, "ADMIN_KEY"),
         // The log says which of the keys gave an order.
         Route::Rollouts | Route::Steer | Route::Ledger | Route::Approvals | Route::OperatorDecides => {

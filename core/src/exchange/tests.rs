@@ -11,6 +11,7 @@ mod durable;
 mod endings;
 mod gates;
 mod login;
+mod measure;
 mod operations;
 mod pictures;
 #[cfg(not(target_arch = "wasm32"))]

@@ -266,6 +266,8 @@ pub struct Policy {
     pub api_keys: Vec<auth::KeyDigest>,
     /// Digests of the operators' keys.
     pub admin_keys: Vec<auth::KeyDigest>,
+    /// Digests of the keys that open `/metrics`: those of the operators are among them.
+    pub metrics_keys: Vec<auth::KeyDigest>,
     /// The key of the session keys.
     pub session_secret: auth::KeyDigest,
     /// How OpenClaw knows who asks.
@@ -306,6 +308,8 @@ pub struct Policy {
     pub log_level: Level,
     /// Whether a request may ask to be broken. Dev only.
     pub faults: bool,
+    /// Whether traces are exported: then what is asked upstream belongs to one.
+    pub traces: bool,
     /// The host.
     pub host: HostFacts,
 }
@@ -317,6 +321,7 @@ impl Default for Policy {
             environment: Environment::Prod,
             api_keys: Vec::new(),
             admin_keys: Vec::new(),
+            metrics_keys: Vec::new(),
             session_secret: auth::KeyDigest::default(),
             upstream_auth: UpstreamAuth::Token,
             chat: ChatPolicy {
@@ -372,6 +377,7 @@ impl Default for Policy {
             trusted_proxies: vec!["127.0.0.1".into(), "::1".into()],
             log_level: Level::Info,
             faults: false,
+            traces: false,
             host: HostFacts::default(),
         }
     }

@@ -47,6 +47,7 @@ pub const NAMES: &[&str] = &[
     "OPENCLAW_PROXY_HEADERS",
     "OPENCLAW_USER",
     "OPENCLAW_USER_HEADER",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
     "PUBLIC_URL",
     "QUEUE_LIMIT",
     "RATE_LIMIT_BURST",
@@ -71,6 +72,7 @@ pub const NAMES: &[&str] = &[
 pub const SECRETS: &[&str] = &[
     "ADMIN_KEY",
     "API_KEY",
+    "METRICS_KEY",
     "OPENCLAW_API_KEY",
     "OPENCLAW_GATEWAY_TOKEN",
     "SERVER_KEY",
@@ -258,6 +260,7 @@ impl Policy {
             &[("debug", Level::Debug), ("info", Level::Info), ("warn", Level::Warn), ("error", Level::Error)],
             policy.log_level,
         );
+        policy.traces = read.text("OTEL_EXPORTER_OTLP_ENDPOINT").is_some();
         policy.faults = read.word("FAULT_INJECTION", &[("off", false), ("on", true)], false);
         if policy.faults && !dev {
             read.wrong("FAULT_INJECTION", "`on` is allowed only with MINIGATE_ENV=dev");
@@ -363,8 +366,18 @@ fn read_keys(read: &mut Reader<'_>, secrets: &Secrets, policy: &mut Policy) {
     };
     policy.login.server_keys = digests("SERVER_KEY");
     policy.admin_keys = digests("ADMIN_KEY");
-    for name in ["API_KEY", "SERVER_KEY", "ADMIN_KEY", "TOKEN_SECRET", "SESSION_SECRET", "WECHAT_PUSH_TOKEN"]
-    {
+    policy.metrics_keys = digests("METRICS_KEY");
+    policy.metrics_keys.extend_from_slice(&policy.admin_keys);
+    let guessable = [
+        "API_KEY",
+        "SERVER_KEY",
+        "ADMIN_KEY",
+        "METRICS_KEY",
+        "TOKEN_SECRET",
+        "SESSION_SECRET",
+        "WECHAT_PUSH_TOKEN",
+    ];
+    for name in guessable {
         let short = |key: &str| !key.trim().is_empty() && key.trim().len() < 16;
         let weak = secrets.get(name).is_some_and(|value| match name {
             "SESSION_SECRET" | "WECHAT_PUSH_TOKEN" => short(value),

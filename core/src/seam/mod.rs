@@ -17,7 +17,10 @@ pub use lines::{LineTooLong, Lines, WholeLines};
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use crate::state::{Op, Outcome};
+use crate::{
+    measure::{Process, Sample},
+    state::{Op, Outcome},
+};
 
 /// The request headers that the core reads. A host passes these and no others.
 pub const REQUEST_HEADERS: &[&str] = &[
@@ -43,6 +46,11 @@ pub const UPSTREAM_HEADERS: &[&str] = &["content-type", "retry-after"];
 
 /// The name of an upstream: the OpenClaw Gateway.
 pub const OPENCLAW: &str = "openclaw";
+/// What precedes the number in the keys under which hosts without a memory of their own count
+/// together, with [`Op::Absorb`].
+pub const STATS: &str = "stats:";
+/// How many such keys there are: each is a cell that many isolates write.
+pub const STATS_SHARDS: u8 = 4;
 /// What precedes an alias in the name of an upstream that is a model's own server.
 pub const MODEL: &str = "model:";
 /// What precedes a name in the name of an upstream that is a tool's server. Its address is the
@@ -164,6 +172,16 @@ pub enum Input<'a> {
     Deadline,
     /// The client closed its connection before the [end](Output::End) of its answer.
     ClientGone,
+    /// What the host has counted.
+    Stats {
+        /// The id of the [`Output::Stats`].
+        id: u32,
+        /// [`Totals`](crate::measure::Totals), encoded: of all threads, and without what is in the
+        /// store already.
+        totals: ByteBuf,
+        /// How the process is.
+        process: Process,
+    },
 }
 
 impl<'a> Input<'a> {
@@ -313,6 +331,15 @@ pub enum Output {
     },
     /// The exchange is over: drop everything that belongs to it.
     Done,
+    /// Count this request in the host's [`Totals`](crate::measure::Totals), and export its trace
+    /// where traces are wanted.
+    Measure(Box<Sample>),
+    /// Give [`Input::Stats`]. A host that keeps its counts in the store writes what it has not
+    /// written before it answers.
+    Stats {
+        /// Echoed in [`Input::Stats`].
+        id: u32,
+    },
 }
 
 /// The most lines of the audit ledger that are read at once.
@@ -495,3 +522,11 @@ impl Rope {
         self.0.is_empty()
     }
 }
+
+/// What a host with a process of its own tells its store when it begins to listen.
+pub fn started() -> (String, Op) {
+    (STARTS.into(), Op::Count { add: 1 })
+}
+
+/// The key under which starts are counted.
+pub(crate) const STARTS: &str = "starts";

@@ -18,6 +18,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Outcome, Reduced, encode};
+use crate::measure::BreakerState;
 
 /// A weight of 1 makes a request this long in virtual time.
 const COST: u64 = 1 << 20;
@@ -197,6 +198,23 @@ pub(super) fn release(release: &Release, old: Option<&[u8]>, now: u64) -> Reduce
     let mut wake = upstream.judge(release, now);
     wake.extend(upstream.promote(release.slots, now));
     upstream.reduced(Outcome::Written, wake, now)
+}
+
+/// Says how it is.
+pub(super) fn inspect(old: Option<&[u8]>, now: u64) -> Reduced {
+    let upstream = Upstream::read(old, now);
+    let count = |list: usize| u32::try_from(list).unwrap_or(u32::MAX);
+    let open = upstream.breakers.iter().filter(|breaker| breaker.open_ms > 0);
+    let state = |breaker: &Breaker| match breaker.open_until_ms > now {
+        true => BreakerState::Open,
+        false => BreakerState::HalfOpen,
+    };
+    let outcome = Outcome::Load {
+        waiting: count(upstream.places.len()),
+        leases: count(upstream.leases.len()),
+        breakers: open.map(|breaker| (breaker.model, state(breaker))).collect(),
+    };
+    upstream.reduced(outcome, Vec::new(), now)
 }
 
 impl Upstream {

@@ -136,5 +136,12 @@ pub(super) fn settle(settle: &Settle, old: Option<&[u8]>, now: u64) -> Reduced {
     used.reduced(Outcome::Written, now)
 }
 
+/// Says what is used.
+pub(super) fn inspect(day: u32, old: Option<&[u8]>, now: u64) -> Reduced {
+    let used = Used::read(old, day);
+    let tokens = used.tokens.saturating_add(used.reserved);
+    used.reduced(Outcome::Used { requests: used.requests, tokens }, now)
+}
+
 #[cfg(test)]
 mod tests;

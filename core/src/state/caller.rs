@@ -157,13 +157,15 @@ impl Caller {
         }
     }
 
-    /// Repetitions and spikes count against a caller.
-    fn observe(&mut self, enter: &Enter, now: u64) {
+    /// Repetitions and spikes count against a caller. Says whether it was one or the other.
+    fn observe(&mut self, enter: &Enter, now: u64) -> (bool, bool) {
+        let (mut repeated, mut spiked) = (false, false);
         if enter.fingerprint != 0 {
             let (last, times, since) = self.repeated;
             if last == enter.fingerprint && now.saturating_sub(since) < REPEAT_MS {
                 self.repeated.1 = times.saturating_add(1);
                 if self.repeated.1 > REPEATS {
+                    repeated = true;
                     self.strike(2, enter.thresholds, now);
                 }
             } else {
@@ -173,11 +175,13 @@ impl Caller {
         if enter.bytes > 0 {
             let usual = self.usual_bytes;
             if usual > 0 && enter.bytes >= SPIKE_BYTES && enter.bytes / SPIKE >= usual {
+                spiked = true;
                 self.strike(1, enter.thresholds, now);
             }
             // A moving average that one large request does not carry away.
             self.usual_bytes = if usual == 0 { enter.bytes } else { usual - usual / 8 + enter.bytes / 8 };
         }
+        (repeated, spiked)
     }
 
     /// How long any of it matters, and the bytes.
@@ -219,7 +223,7 @@ fn full(rate: Rate) -> u64 {
 /// nothing.
 pub(super) fn enter(enter: &Enter, old: Option<&[u8]>, now: u64) -> Reduced {
     let mut caller = Caller::read(old);
-    caller.observe(enter, now);
+    let (repeated, spiked) = caller.observe(enter, now);
     let mut standing = caller.standing(enter.thresholds, now);
     let (mut granted, mut remaining, mut retry_after_ms, mut full_after_ms) = (true, u32::MAX, 0, 0);
     if let Some(rate) = enter.rate {
@@ -248,7 +252,16 @@ pub(super) fn enter(enter: &Enter, old: Option<&[u8]>, now: u64) -> Reduced {
     }
     let revoked = enter.login_s > 0 && caller.revoked.1 > now && enter.login_s < caller.revoked.0;
     let (new, ttl_ms) = caller.write(enter.rate, now);
-    let outcome = Outcome::Entered { granted, remaining, retry_after_ms, full_after_ms, standing, revoked };
+    let outcome = Outcome::Entered {
+        granted,
+        remaining,
+        retry_after_ms,
+        full_after_ms,
+        standing,
+        revoked,
+        repeated,
+        spiked,
+    };
     Reduced::new(new, ttl_ms, outcome)
 }
 

@@ -14,12 +14,14 @@ pub mod histogram;
 mod news;
 pub mod register;
 pub mod rollout;
+mod stats;
 pub mod turn;
 pub mod usage;
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
+use crate::measure::BreakerState;
 use admission::{Admit, Refusal, Release};
 use budget::{Cap, Reserve, Settle};
 use cache::{Fill, Found, Lookup};
@@ -124,6 +126,25 @@ pub enum Op {
         /// The ticket.
         ticket: u64,
     },
+    /// Adds [`Totals`](crate::measure::Totals), encoded.
+    Absorb {
+        /// The bytes.
+        totals: ByteBuf,
+    },
+    /// Asks for what was added.
+    Totals,
+    /// Counts, and says how many there are now. Adding nothing only asks.
+    Count {
+        /// How many more.
+        add: u32,
+    },
+    /// Asks how an upstream is.
+    InspectUpstream,
+    /// Asks what is used of a day.
+    InspectDay {
+        /// The [day](budget::day).
+        day: u32,
+    },
 }
 
 impl Op {
@@ -148,6 +169,8 @@ impl Op {
             Self::Turn(op) => {
                 matches!(op, TurnOp::Heed { .. } | TurnOp::Append { .. } | TurnOp::Watch(_))
             }
+            Self::Absorb { .. } | Self::Totals | Self::Count { .. } => true,
+            Self::InspectUpstream | Self::InspectDay { .. } => true,
         }
     }
 
@@ -155,6 +178,7 @@ impl Op {
     pub fn is_read(&self) -> bool {
         match self {
             Self::Read | Self::List => true,
+            Self::Totals | Self::InspectUpstream | Self::InspectDay { .. } => true,
             Self::Turn(TurnOp::Watch(watch)) => watch.awaited == Awaited::Nothing,
             _ => false,
         }
@@ -190,6 +214,10 @@ pub enum Outcome {
         standing: Standing,
         /// The person's tokens are void.
         revoked: bool,
+        /// The same request came more often than people ask.
+        repeated: bool,
+        /// The request is far larger than the caller's usual one.
+        spiked: bool,
     },
     /// Of [`Op::Strike`].
     Struck(Standing),
@@ -257,6 +285,24 @@ pub enum Outcome {
     Listed(Vec<register::Entry>),
     /// Of [`Op::Turn`].
     Turn(TurnOutcome),
+    /// Of [`Op::Count`].
+    Counted(u64),
+    /// Of [`Op::InspectUpstream`].
+    Load {
+        /// Those that wait.
+        waiting: u32,
+        /// Turns that run.
+        leases: u32,
+        /// Hashes of models whose breakers are not closed.
+        breakers: Vec<(u64, BreakerState)>,
+    },
+    /// Of [`Op::InspectDay`].
+    Used {
+        /// Turns.
+        requests: u32,
+        /// Tokens, with those that are reserved.
+        tokens: u64,
+    },
 }
 
 impl Outcome {
@@ -355,6 +401,11 @@ pub fn reduce(op: &Op, old: Option<&[u8]>, unix_ms: u64) -> Reduced {
         Op::Abandon { ticket } => cache::abandon(*ticket, old, unix_ms),
         Op::Await { ticket, ttl_ms } => news::wait(*ticket, *ttl_ms, old, unix_ms),
         Op::Bring { value, ttl_ms } => news::bring(value, *ttl_ms, old, unix_ms),
+        Op::Absorb { totals } => stats::absorb(totals, old),
+        Op::Totals => stats::totals(old),
+        Op::Count { add } => stats::count(*add, old),
+        Op::InspectUpstream => admission::inspect(old, unix_ms),
+        Op::InspectDay { day } => budget::inspect(*day, old, unix_ms),
         Op::Probe => Reduced::new(unix_ms.to_le_bytes().to_vec(), 60_000, Outcome::Written),
     }
 }

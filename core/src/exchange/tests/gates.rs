@@ -35,6 +35,8 @@ fn entered(standing: Standing) -> Outcome {
         full_after_ms: 0,
         standing,
         revoked: false,
+        repeated: false,
+        spiked: false,
     }
 }
 

@@ -81,6 +81,8 @@ fn act(world: &mut World, (which, kind, whose, gap): Act) {
                 full_after_ms: 1,
                 standing: standings[if kind % 5 == 0 { pick(4) } else { 0 }],
                 revoked: kind % 11 == 0,
+                repeated: kind % 3 == 0,
+                spiked: kind % 7 == 0,
             };
             let last = [
                 Outcome::Admitted,

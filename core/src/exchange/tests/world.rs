@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::{
     exchange::Exchange,
+    measure::Sample,
     policy::{Policy, auth::KeyDigest},
     seam::{
         BodyFailure, DeadlineReason, Delivery, Fetch, FetchFailure, Input, Level, Moment, Output, Piece,
@@ -47,6 +48,10 @@ pub(super) struct World {
     pub(super) done: bool,
     pub(super) records: Vec<(Level, String)>,
     pub(super) audit: Vec<String>,
+    /// What was measured: once, at the end.
+    pub(super) samples: Vec<Sample>,
+    /// What the host is asked for its counts with.
+    pub(super) stats: Option<u32>,
     pub(super) deadline: Option<(u64, DeadlineReason)>,
     alarms: BTreeMap<String, Option<u64>>,
 }
@@ -155,6 +160,8 @@ impl World {
             done: false,
             records: Vec::new(),
             audit: Vec::new(),
+            samples: Vec::new(),
+            stats: None,
             deadline: None,
             alarms: BTreeMap::new(),
         }
@@ -217,7 +224,11 @@ impl World {
         let over = self.ended || self.done;
         let may_follow = matches!(
             output,
-            Output::Record { .. } | Output::Audit { .. } | Output::Store { id: 0, .. } | Output::Done
+            Output::Record { .. }
+                | Output::Audit { .. }
+                | Output::Measure(_)
+                | Output::Store { id: 0, .. }
+                | Output::Done
         );
         let goes_on = !self.done
             && matches!(
@@ -286,6 +297,11 @@ impl World {
                 self.records.push((level, line));
             }
             Output::Deadline { at_ms, reason } => self.deadline = Some((at_ms, reason)),
+            Output::Measure(sample) => {
+                assert!(self.samples.is_empty(), "measured twice");
+                self.samples.push(*sample);
+            }
+            Output::Stats { id } => self.stats = Some(id),
             Output::Done => self.done = true,
         }
     }
