@@ -8,6 +8,7 @@ mod guard;
 mod js;
 mod ledger;
 mod state_cell;
+mod stats;
 mod upstream;
 
 use std::{
@@ -130,7 +131,8 @@ fn make(env: &Env, catalog: Catalog) -> Result<Worker, Vec<String>> {
     policy.configure(catalog, &settings, &secrets).map_err(problems)?;
     let state = env.durable_object("STATE").map_err(|error| vec![format!("binding STATE: {error}")])?;
     let ledger = env.durable_object(ledger::BINDING).ok().filter(|_| policy.audits());
-    Ok(Worker { policy, addresses, state, ledger })
+    let analytics = env.analytics_engine("ANALYTICS").ok();
+    Ok(Worker { policy, addresses, state, ledger, analytics })
 }
 
 /// The request's head as the core wants it.

@@ -13,6 +13,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use minigate_core::{
     exchange::Exchange,
+    measure::{Process, Totals},
     policy::Policy,
     seam::{
         BodyFailure, Delivery, Fetch, FetchFailure, Input, Lines, Moment, Output, Reply, RequestHead, Step,
@@ -28,6 +30,7 @@ use minigate_core::{
     },
     state::{Op, Outcome},
 };
+use serde_bytes::ByteBuf;
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinSet,
@@ -39,6 +42,7 @@ use crate::{
     clock::Clock,
     journal,
     module::Core,
+    stats::Stats,
     store::{Applied, Listener, Store},
     upstream::{self, RopeBody, Upstream},
 };
@@ -52,6 +56,8 @@ pub(crate) struct Worker {
     pub(crate) ledger: Option<Ledger>,
     /// Operations that nobody waits for.
     pub(crate) told: mpsc::UnboundedSender<Told>,
+    /// What was counted.
+    pub(crate) stats: Stats,
     /// Exchanges that go on without a client.
     pub(crate) going_on: RefCell<JoinSet<()>>,
     pub(crate) policy: Arc<Policy>,
@@ -63,6 +69,8 @@ pub(crate) enum Told {
     Apply(Vec<(String, Op)>),
     /// Everything before it has been applied.
     Done(oneshot::Sender<()>),
+    /// Somebody asks what this thread has counted.
+    Totals(oneshot::Sender<Totals>),
 }
 
 /// Applies what nobody waits for: leases that are given back, strikes.
@@ -76,6 +84,7 @@ pub(crate) async fn apply_told(worker: Rc<Worker>, mut told: mpsc::UnboundedRece
                     let worker = Rc::clone(&worker);
                     running.spawn_local(async move { drop(worker.store.apply(&worker.core, ops).await) });
                 }
+                Some(Told::Totals(answer)) => drop(answer.send(worker.stats.own())),
                 Some(Told::Done(done)) => {
                     while running.join_next().await.is_some() {}
                     let _ = done.send(());
@@ -102,6 +111,7 @@ enum Event {
     /// The request's body is there again.
     Restored(u32, Vec<Bytes>),
     Woken(u32),
+    Stats(u32, Totals, Process),
     Whole {
         id: u32,
         status: u16,
@@ -148,6 +158,8 @@ pub(crate) struct Driver {
     listeners: Vec<(u32, Listener)>,
     deadline: Option<Pin<Box<Sleep>>>,
     emissions: VecDeque<Emission>,
+    /// Time inside of the module.
+    own: Duration,
     head_sent: bool,
     ended: bool,
     done: bool,
@@ -175,7 +187,9 @@ impl Driver {
     ) -> Self {
         let clock = Clock::start();
         let begun = clock.moment();
+        let stepping = std::time::Instant::now();
         let reply = worker.core.borrow_mut().step(begun, step, &[] as &[Bytes]);
+        let own = stepping.elapsed();
         let mut driver = Self {
             worker,
             clock,
@@ -188,6 +202,7 @@ impl Driver {
             listeners: Vec::new(),
             deadline: None,
             emissions: VecDeque::new(),
+            own,
             head_sent: false,
             ended: false,
             done: false,
@@ -269,6 +284,10 @@ impl Driver {
                 self.listeners.retain(|(of, _)| *of != id);
                 self.step(Input::StoreFailed { id }, &[]);
             }
+            Event::Stats(id, totals, process) => {
+                let totals = ByteBuf::from(totals.encode());
+                self.step(Input::Stats { id, totals, process }, &[]);
+            }
             Event::Whole { id, status, headers, parts } => {
                 self.step(Input::FetchWhole { id, status, headers, body: &[] }, &parts);
             }
@@ -299,7 +318,10 @@ impl Driver {
 
     fn call(&mut self, input: Input<'_>, payload: &[Bytes]) -> Result<Reply, String> {
         let step = Step::Continue { state: &self.state, input };
-        self.worker.core.borrow_mut().step(self.clock.moment(), step, payload).map_err(|broken| broken.0)
+        let stepping = std::time::Instant::now();
+        let reply = self.worker.core.borrow_mut().step(self.clock.moment(), step, payload);
+        self.own += stepping.elapsed();
+        reply.map_err(|broken| broken.0)
     }
 
     /// Carries out what a step asked for.
@@ -428,6 +450,15 @@ impl Driver {
                     Event::Stored(id, lines.map(|lines| vec![Outcome::Value(Some(lines.into()))]))
                 };
                 self.waiting.push((id, Box::pin(read)));
+            }
+            Output::Measure(mut sample) => {
+                sample.own_us = Some(u32::try_from(self.own.as_micros()).unwrap_or(u32::MAX));
+                self.worker.stats.absorb(sample);
+            }
+            Output::Stats { id } => {
+                let worker = Rc::clone(&self.worker);
+                let all = async move { Event::Stats(id, worker.stats.all().await, worker.stats.process()) };
+                self.waiting.push((id, Box::pin(all)));
             }
             Output::Deadline { at_ms, .. } => {
                 let at = Instant::from_std(self.clock.instant(at_ms));

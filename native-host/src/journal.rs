@@ -6,7 +6,10 @@
 
 use std::{
     io::Write as _,
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::{self, Thread},
     time::Duration,
 };
@@ -25,13 +28,18 @@ struct Waiting {
 }
 
 static WAITING: Mutex<Waiting> = Mutex::new(Waiting { bytes: Vec::new(), dropped: 0 });
+/// When the last line came, in milliseconds since 1970.
+static LAST_MS: AtomicU64 = AtomicU64::new(0);
+static DROPPED: AtomicU64 = AtomicU64::new(0);
 static WRITER: OnceLock<Thread> = OnceLock::new();
 
 /// Writes a complete line soon.
 pub(crate) fn line(line: &str) {
+    LAST_MS.store(crate::clock::unix_ms(), Ordering::Relaxed);
     let mut waiting = WAITING.lock().unwrap_or_else(PoisonError::into_inner);
     if waiting.bytes.len() + line.len() > MOST_WAITING {
         waiting.dropped += 1;
+        DROPPED.fetch_add(1, Ordering::Relaxed);
         return;
     }
     let wake = waiting.bytes.is_empty();
@@ -46,7 +54,9 @@ pub(crate) fn line(line: &str) {
 /// Writes a line about the host itself, now.
 pub fn event(level: &str, event: &str, fields: &[(&str, Value)]) {
     let mut object = Map::new();
-    let now = Duration::from_millis(crate::clock::unix_ms());
+    let unix_ms = crate::clock::unix_ms();
+    LAST_MS.store(unix_ms, Ordering::Relaxed);
+    let now = Duration::from_millis(unix_ms);
     let time = humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + now);
     object.insert("ts".into(), time.to_string().into());
     object.insert("level".into(), level.into());
@@ -56,6 +66,16 @@ pub fn event(level: &str, event: &str, fields: &[(&str, Value)]) {
     bytes.push(b'\n');
     flush();
     write(&bytes);
+}
+
+/// Milliseconds since the last line.
+pub(crate) fn silent_ms() -> u64 {
+    crate::clock::unix_ms().saturating_sub(LAST_MS.load(Ordering::Relaxed))
+}
+
+/// Lines that were dropped.
+pub(crate) fn dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
 }
 
 /// Writes what waits. Called before the process ends.

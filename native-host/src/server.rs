@@ -27,7 +27,7 @@ use hyper_util::{
 };
 use minigate_core::{
     policy::{self, Environment, HostFacts, Policy, SettingError},
-    seam::{REQUEST_HEADERS, RequestHead},
+    seam::{REQUEST_HEADERS, RequestHead, started},
 };
 use tokio::{
     signal::unix::SignalKind,
@@ -37,11 +37,12 @@ use tokio::{
 
 use crate::{
     audit::Ledger,
-    configuration, demo,
+    clock, configuration, demo,
     driver::{Driver, Emission, Told, Worker, apply_told},
     journal,
     module::{Code, Core},
-    settings,
+    otlp, settings,
+    stats::Stats,
     store::{Clock, Store},
     upstream::{Addresses, Upstream},
 };
@@ -63,6 +64,10 @@ struct Shared {
     addresses: Addresses,
     store: Store,
     ledger: Option<Ledger>,
+    /// The way to each thread.
+    threads: Arc<[mpsc::UnboundedSender<Told>]>,
+    exporter: Option<otlp::Exporter>,
+    started_ms: u64,
 }
 
 /// Serves until SIGTERM or SIGINT.
@@ -70,7 +75,7 @@ struct Shared {
 /// # Errors
 /// Everything that keeps it from starting, in words for an operator.
 pub fn serve(module: Option<PathBuf>, config: Vec<PathBuf>, demo: bool) -> Result<(), String> {
-    let begun = std::time::Instant::now();
+    let (begun, started_ms) = (std::time::Instant::now(), clock::unix_ms());
     let mut gathered = settings::gather()?;
     let facts = HostFacts { name: "native".into(), ..HostFacts::default() };
     let problems = |errors: Vec<SettingError>| {
@@ -125,14 +130,22 @@ pub fn serve(module: Option<PathBuf>, config: Vec<PathBuf>, demo: bool) -> Resul
     let ledger =
         policy.audits().then(|| Ledger::open(&settings::data_directory(), copy, &policy)).transpose()?;
     let (stop, stopped) = watch::channel(false);
-    let shared = Arc::new(Shared { code, policy: Arc::new(policy), addresses, store, ledger });
+    let channels: Vec<_> = listeners.iter().map(|_| mpsc::unbounded_channel()).collect();
+    let (exporter, mut samples) = otlp::Exporter::from_settings()?.unzip();
+    let policy = Arc::new(policy);
+    let threads = channels.iter().map(|(tell, _)| tell.clone()).collect();
+    let shared = Arc::new(Shared { code, policy, addresses, store, ledger, threads, exporter, started_ms });
     let workers: Vec<_> = listeners
         .into_iter()
-        .map(|listener| {
+        .zip(channels)
+        .map(|(listener, channel)| {
             let (shared, stopped) = (Arc::clone(&shared), stopped.clone());
-            thread::spawn(move || work(&shared, listener, stopped))
+            // One thread exports for all.
+            let samples = samples.take();
+            thread::spawn(move || work(&shared, listener, channel, samples, stopped))
         })
         .collect();
+    let _ = shared.threads.first().map(|first| first.send(Told::Apply(vec![started()])));
     journal::event(
         "info",
         "listening",
@@ -198,31 +211,50 @@ fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// One thread: accepts and serves until told to stop, then drains.
-fn work(shared: &Shared, listener: TcpListener, stopped: watch::Receiver<bool>) -> Result<(), String> {
+fn work(
+    shared: &Shared,
+    listener: TcpListener,
+    (tell, told): (mpsc::UnboundedSender<Told>, mpsc::UnboundedReceiver<Told>),
+    samples: Option<otlp::Samples>,
+    stopped: watch::Receiver<bool>,
+) -> Result<(), String> {
     let mut core = Core::new(shared.code.clone(), &shared.policy);
     core.warm_up()?;
     let runtime = runtime()?;
     let local = LocalSet::new();
     local.block_on(&runtime, async move {
         let connect_timeout = Duration::from_millis(shared.policy.deadlines.connect.into());
-        let (tell, told) = mpsc::unbounded_channel();
+        let traces = shared.exporter.as_ref().map(otlp::Exporter::traces);
         let worker = Rc::new(Worker {
             core: RefCell::new(core),
             upstream: Upstream::new(shared.addresses.clone(), connect_timeout),
             store: shared.store.separate(),
             ledger: shared.ledger.clone(),
             told: tell.clone(),
+            stats: Stats::new(Arc::clone(&shared.threads), traces, shared.started_ms),
             going_on: RefCell::new(JoinSet::new()),
             policy: Arc::clone(&shared.policy),
         });
         tokio::task::spawn_local(apply_told(Rc::clone(&worker), told));
         tokio::task::spawn_local(run_alarms(Rc::clone(&worker), stopped.clone()));
+        let exporting = match (&shared.exporter, samples) {
+            (Some(exporter), Some(samples)) => Some(tokio::task::spawn_local(otlp::run(
+                exporter.clone(),
+                Rc::clone(&worker),
+                samples,
+                stopped.clone(),
+            ))),
+            _ => None,
+        };
         let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| error.to_string())?;
         accept(worker, listener, stopped).await;
         // Leases that the last requests gave back.
         let (done, applied) = oneshot::channel();
         if tell.send(Told::Done(done)).is_ok() {
             let _ = tokio::time::timeout(LAST_OPERATIONS, applied).await;
+        }
+        if let Some(exporting) = exporting {
+            let _ = tokio::time::timeout(LAST_OPERATIONS, exporting).await;
         }
         Ok(())
     })

@@ -87,6 +87,17 @@ pub(crate) fn install(packages: &[Package]) -> Result<()> {
 /// A program from a Debian package: the installed one, else the package's own,
 /// unpacked into the cache. Nothing is installed, so no service starts.
 pub(crate) fn program(cache: &Cache, package: &str) -> Result<PathBuf> {
+    unpacked(cache, package, &format!("usr/sbin/{package}"), "-v")
+}
+
+/// The directory in which `prometheus` and `promtool` are, in the same way.
+pub(crate) fn prometheus(cache: &Cache) -> Result<PathBuf> {
+    let program = unpacked(cache, "prometheus", "usr/bin/prometheus", "--version")?;
+    Ok(program.parent().map(Path::to_owned).unwrap_or_default())
+}
+
+/// A program at that place of a package; asked for its version by that argument, it ends well.
+fn unpacked(cache: &Cache, package: &str, place: &str, version: &str) -> Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let installed = env::split_paths(&path)
         .chain([PathBuf::from("/usr/sbin")])
@@ -107,11 +118,11 @@ pub(crate) fn program(cache: &Cache, package: &str) -> Result<PathBuf> {
     let dir = match cache.part(&part) {
         Some(dir) => dir,
         None => step(package, "apt-get download, unpacked into the cache", || {
-            cache.part_or(&part, |dir| unpack(package, dir))
+            cache.part_or(&part, |dir| unpack(package, dir, place, version))
         })
         .map_err(|error| format!("{error}\n{}", advice()))?,
     };
-    Ok(dir.join("usr/sbin").join(package))
+    Ok(dir.join(place))
 }
 
 /// The first of these servers that is installed, else the last one from its Debian package of
@@ -128,7 +139,7 @@ pub(crate) fn server(names: &[&str]) -> Result<PathBuf> {
     find(name).ok_or_else(|| format!("{name} was installed and is not in PATH").into())
 }
 
-fn unpack(package: &str, dir: &Path) -> Result<()> {
+fn unpack(package: &str, dir: &Path, place: &str, version: &str) -> Result<()> {
     Command::new("apt-get").args(["download", "-qq", package]).current_dir(dir).run_quietly()?;
     for entry in std::fs::read_dir(dir)? {
         let file = entry?.path();
@@ -137,7 +148,7 @@ fn unpack(package: &str, dir: &Path) -> Result<()> {
             std::fs::remove_file(&file)?;
         }
     }
-    Command::new(dir.join("usr/sbin").join(package)).arg("-v").run_quietly()
+    Command::new(dir.join(place)).arg(version).run_quietly()
 }
 
 /// How to run a command as root.

@@ -12,13 +12,14 @@ use crate::{debian, module, toolchain};
 /// Names and absolute paths.
 pub(crate) type Variables = Vec<(&'static str, OsString)>;
 
-/// The native host, the module, the core alone, Node, workerd, wrangler, OpenClaw, Redis.
+/// The native host, the module, the core alone, Node, workerd, wrangler, OpenClaw, Redis, Prometheus.
 pub(crate) fn all(layout: &Layout) -> Result<Variables> {
     let toolchain = toolchain::ensure(layout)?;
     let node = Node::ensure(layout)?;
     let edge = node.edge_tools(layout)?;
     let openclaw = node.openclaw(layout)?;
     let redis = debian::server(&["valkey-server", "redis-server"])?;
+    let prometheus = debian::prometheus(&layout.cache)?;
     module::build(layout, &toolchain)?;
     module::build_core(layout, &toolchain)?;
     host(layout)?;
@@ -31,6 +32,7 @@ pub(crate) fn all(layout: &Layout) -> Result<Variables> {
         ("MINIGATE_WRANGLER", edge.dir.into()),
         ("MINIGATE_OPENCLAW", openclaw.into()),
         ("MINIGATE_REDIS", redis.into()),
+        ("MINIGATE_PROMETHEUS", prometheus.into()),
     ])
 }
 

@@ -63,9 +63,7 @@ impl Exchange {
             Input::Stats { id, totals, process } if id == asked.stats_id && asked.store_id == 0 => {
                 asked.store_id = self.take_id();
                 (asked.totals, asked.process) = (totals, process);
-                let day = budget::day(now.unix_ms);
-                let ops =
-                    subjects(policy).iter().map(|(key, subject)| (key.clone(), subject.op(day))).collect();
+                let ops = questions(policy, now.unix_ms);
                 self.outputs.push_back(Output::Store { id: asked.store_id, ops });
                 self.timers.store = Some(now.unix_ms + gates::STORE_PATIENCE);
                 self.phase = Phase::Metrics(asked);
@@ -93,20 +91,34 @@ impl Exchange {
 
     fn give_metrics(&mut self, policy: &Policy, asked: &Asked, outcomes: &[Outcome], now: Moment) {
         self.timers.store = None;
-        let mut snapshot = Snapshot {
-            totals: Totals::decode(&asked.totals),
-            process: asked.process,
-            build: build(policy),
-            now_ms: now.unix_ms,
-            ..Snapshot::default()
-        };
-        for ((_, subject), outcome) in subjects(policy).into_iter().zip(outcomes) {
-            subject.read(policy, outcome, &mut snapshot);
-        }
+        let totals = Totals::decode(&asked.totals);
+        let snapshot = snapshot(policy, totals, asked.process, outcomes, now.unix_ms);
         let text = measure::render(&measure::families(&snapshot));
         let kind = ("content-type".into(), "text/plain; version=0.0.4; charset=utf-8".into());
         self.respond_with(policy, 200, vec![kind], ByteBuf::from(text.into_bytes()), now);
     }
+}
+
+/// What the store is asked for a [`Snapshot`]. Nothing of it stops the list.
+pub fn questions(policy: &Policy, unix_ms: u64) -> Vec<(String, Op)> {
+    let day = budget::day(unix_ms);
+    subjects(policy).into_iter().map(|(key, subject)| (key, subject.op(day))).collect()
+}
+
+/// Everything that is known, with the store's answers to [`questions`] or without any.
+pub fn snapshot(
+    policy: &Policy,
+    totals: Totals,
+    process: Process,
+    outcomes: &[Outcome],
+    now_ms: u64,
+) -> Snapshot {
+    let build = build(policy);
+    let mut snapshot = Snapshot { totals, process, build, now_ms, ..Snapshot::default() };
+    for ((_, subject), outcome) in subjects(policy).into_iter().zip(outcomes) {
+        subject.read(policy, outcome, &mut snapshot);
+    }
+    snapshot
 }
 
 fn build(policy: &Policy) -> Vec<(String, String)> {

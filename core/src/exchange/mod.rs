@@ -45,6 +45,8 @@ use crate::{
         failure::{Code, Failure, Language},
     },
 };
+pub use metrics::{questions, snapshot};
+
 use ask::Asking;
 use chat::{Turn, Waiting};
 use dues::Dues;
@@ -249,7 +251,7 @@ impl Exchange {
     pub fn new(policy: &Policy, head: RequestHead, now: Moment) -> Self {
         let mut exchange = Self::blank(policy, &head, now);
         exchange.begin(policy, &head, now);
-        exchange.settle(now);
+        exchange.settle(policy, now);
         exchange
     }
 

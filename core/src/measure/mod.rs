@@ -55,6 +55,40 @@ pub struct Sample {
     pub trace: Trace,
 }
 
+impl Sample {
+    /// The same for a store of single points, as Cloudflare's Analytics Engine: what they are found
+    /// by, texts and numbers, each in a fixed order. The index is the route.
+    pub fn data_point(&self) -> (String, Vec<String>, Vec<f64>) {
+        let turn = self.turn.clone().unwrap_or_default();
+        let ending = self.turn.as_ref().map_or("", |turn| turn.ending.name());
+        let code = self.code.map_or("", Code::name);
+        let blobs = vec![
+            self.route.clone(),
+            self.status.to_string(),
+            code.to_owned(),
+            turn.labels.intent,
+            turn.labels.profile,
+            turn.labels.model,
+            ending.to_owned(),
+        ];
+        let (input, output) = turn.tokens.unwrap_or_default();
+        let numbers = [
+            self.total_ms,
+            turn.model_ms.unwrap_or_default(),
+            turn.first_ms.unwrap_or_default(),
+            self.queued_ms.unwrap_or_default(),
+            input,
+            output,
+            self.body_bytes,
+            turn.retries,
+            u32::from(turn.cached),
+            u32::from(turn.fell_back),
+            u32::from(turn.schema_failed),
+        ];
+        (self.route.clone(), blobs, numbers.map(f64::from).to_vec())
+    }
+}
+
 /// A turn's part of a [`Sample`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Turn {

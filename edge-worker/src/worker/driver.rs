@@ -20,6 +20,7 @@ use futures_util::{
 use js_sys::{Date, Promise, Uint8Array};
 use minigate_core::{
     exchange::Exchange,
+    measure::Process,
     policy::Policy,
     seam::{
         BodyFailure, Delivery, Fetch, FetchFailure, Input, Level, Moment, Output, RequestHead, WholeLines,
@@ -27,15 +28,16 @@ use minigate_core::{
     },
     state::{Op, Outcome},
 };
+use serde_bytes::ByteBuf;
 use wasm_bindgen::{JsCast as _, JsValue};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortSignal, Headers, ReadableStreamDefaultReader, Request, Response, ResponseInit};
-use worker::{Context, ObjectNamespace};
+use worker::{AnalyticsEngineDataset, Context, ObjectNamespace};
 
 use super::{
     describe_js,
     guard::guarded,
-    js, ledger, state_cell,
+    js, ledger, state_cell, stats,
     upstream::{self, Addresses, Answer, Body},
 };
 
@@ -46,6 +48,8 @@ pub(super) struct Worker {
     pub(super) state: ObjectNamespace,
     /// The audit ledger, where there is one.
     pub(super) ledger: Option<ObjectNamespace>,
+    /// Where single points go, when there is such a binding.
+    pub(super) analytics: Option<AnalyticsEngineDataset>,
 }
 
 /// What goes to the client.
@@ -62,6 +66,8 @@ enum Event {
     /// The request's body is there again.
     Restored(u32, Uint8Array),
     Woken(u32),
+    /// What was counted is in the store.
+    Flushed(u32),
     Whole {
         id: u32,
         status: u16,
@@ -239,6 +245,9 @@ impl Driver {
                 self.ticketed.retain(|(of, ..)| *of != id);
                 self.step(Input::StoreFailed { id });
             }
+            Event::Flushed(id) => {
+                self.step(Input::Stats { id, totals: ByteBuf::new(), process: Process::default() });
+            }
             Event::Whole { id, status, headers, body } => {
                 self.step(Input::FetchWhole { id, status, headers, body: &body });
             }
@@ -392,6 +401,16 @@ impl Driver {
                     let timer = js::Sleep::new(at_ms.saturating_sub(moment().unix_ms));
                     self.deadline = Some((at_ms, timer.map(|()| Event::Deadline).boxed_local()));
                 }
+            }
+            Output::Measure(sample) => {
+                let Worker { state, analytics, .. } = &*self.worker;
+                let absorb = || stats::absorb(&sample, state, analytics.as_ref(), &self.context);
+                // What cannot be counted costs no answer.
+                let _ = guarded(absorb);
+            }
+            Output::Stats { id } => {
+                let flush = stats::flush(self.worker.state.clone(), stats::any_shard());
+                self.waiting.push((id, flush.map(move |()| Event::Flushed(id)).boxed_local()));
             }
             Output::Done => {
                 self.done = true;

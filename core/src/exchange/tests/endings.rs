@@ -125,6 +125,7 @@ fn a_module_that_breaks_costs_one_request() {
         Output::End,
         record,
         Output::Audit { .. },
+        Output::Measure(_),
         Output::Done,
     ] = outputs.as_slice()
     else {
@@ -134,8 +135,14 @@ fn a_module_that_breaks_costs_one_request() {
     assert_eq!((&body["error"]["code"], &body["traceId"]), (&json!("internal"), &json!("1710000123456")));
     assert!(matches!(record, Output::Record { level: Level::Error, .. }));
     let outputs = Exchange::broken(&policy(), &chat_head(), begun, now, true);
-    let [Output::Chunk(events), Output::End, Output::Record { .. }, Output::Audit { .. }, Output::Done] =
-        outputs.as_slice()
+    let [
+        Output::Chunk(events),
+        Output::End,
+        Output::Record { .. },
+        Output::Audit { .. },
+        Output::Measure(_),
+        Output::Done,
+    ] = outputs.as_slice()
     else {
         panic!("{outputs:?}")
     };
