@@ -6,9 +6,11 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a fixture that fails says so at once")]
 
 pub mod client;
+pub mod collector;
 pub mod hosts;
 pub mod media;
 pub mod openclaw;
+pub mod prometheus;
 pub mod provider;
 pub mod redis;
 pub mod scripted;

@@ -19,6 +19,7 @@ mod leaks;
 mod lifecycle;
 mod load;
 mod logins;
+mod metrics;
 mod operations;
 mod pictures;
 mod refusals;
@@ -251,6 +252,7 @@ fn main() -> ExitCode {
         load::scenarios(),
         lifecycle::scenarios(),
         logins::scenarios(),
+        metrics::scenarios(),
         operations::scenarios(),
         pictures::scenarios(),
         refusals::scenarios(),
