@@ -271,6 +271,19 @@ const OPENAI: &[Key] = &[
     required("model", Shape::Name, "Its name there."),
     MODEL_TIMEOUT,
     SIDE_EFFECTS,
+    key("replicas", Shape::List(&Shape::Text), "Base URLs of other servers that answer as this one."),
+    key(
+        "context_tokens",
+        Shape::Integer(256, MAX_TOKENS),
+        "What it holds, request and answer together: of requests to /v1/chat/completions.",
+    ),
+    key("max_tokens", Shape::Integer(1, 1_000_000), "The most tokens of an answer to such a request."),
+    key(
+        "on_overflow",
+        Shape::Word(&["refuse", "trim"]),
+        "What is done with a conversation that it does not hold: refused, or its oldest turns left out.",
+    ),
+    key("fallback", Shape::Name, "The model that answers such a request when this one fails."),
 ];
 
 const REQUESTS: Key =
@@ -285,7 +298,7 @@ const LIMITS: &[Key] = &[
     key(
         "max_concurrency_per_model",
         Shape::Named(&Shape::Name, &Shape::Integer(1, 1024)),
-        "Turns at once of a model, by its alias.",
+        "Turns at once of a model, by its alias; of each replica, where it has several.",
     ),
     RATE,
     REQUESTS,

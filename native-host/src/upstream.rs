@@ -282,7 +282,7 @@ impl Body for RopeBody {
 #[cfg(test)]
 mod tests {
     use minigate_core::{
-        policy::catalog::{Model, ModelKind, Tool, ToolClass},
+        policy::catalog::{Model, ModelKind, Runtime, Tool, ToolClass},
         seam::Delivery,
     };
 
@@ -361,6 +361,7 @@ mod tests {
             slots: None,
             timeout_ms: None,
             side_effects: false,
+            runtime: Runtime { replicas: vec!["http://second:8000/v1".into()], ..Runtime::default() },
         };
         let models = vec![model("local", "LOCAL_KEY"), model("sly", "API_KEY")];
         let tool = Tool {
@@ -383,6 +384,7 @@ mod tests {
         let addresses = Addresses::new("http://127.0.0.1", "https://wechat.example", &catalog, &secrets);
         let addresses = addresses.expect("valid");
         assert_eq!(addresses.base("model:local"), Some("http://local:8000/v1"));
+        assert_eq!(addresses.base("model:local#1"), Some("http://second:8000/v1"));
         assert_eq!((addresses.base("model:other"), addresses.base("local")), (None, None));
         assert_eq!(addresses.base("tool:orders"), Some("http://orders:9000/find/"));
         assert_eq!((addresses.base("tool:local"), addresses.base("model:orders")), (None, None));

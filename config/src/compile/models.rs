@@ -2,7 +2,7 @@
 
 use minigate_core::policy::{
     SECRETS,
-    catalog::{Model, ModelKind},
+    catalog::{MOST_REPLICAS, Model, ModelKind, Overflow, Runtime},
     is_agent_id,
 };
 
@@ -30,6 +30,7 @@ pub(super) fn models(root: &Node, report: &mut Report) -> Vec<Model> {
                 slots,
                 timeout_ms: None,
                 side_effects: true,
+                runtime: Runtime::default(),
             }),
             None => {
                 let known = models.iter().map(|model| model.alias.as_str()).chain(used.iter().copied());
@@ -39,7 +40,25 @@ pub(super) fn models(root: &Node, report: &mut Report) -> Vec<Model> {
         }
     }
     models.sort_by(|a, b| a.alias.cmp(&b.alias));
+    check_fallbacks(root, &models, report);
     models
+}
+
+/// A model that stands in for another has a server of its own and is another one.
+fn check_fallbacks(root: &Node, models: &[Model], report: &mut Report) {
+    let own = |model: &&Model| matches!(model.kind, ModelKind::OpenAi { .. });
+    for entry in section_of(root, "models") {
+        let Some(node) = entry.node.get("fallback") else { continue };
+        let name = node.text().unwrap_or_default();
+        if name == entry.key {
+            report.error(node.place, "a model cannot stand in for itself");
+        } else if !models.iter().filter(own).any(|model| model.alias == name) {
+            let known = models.iter().filter(own).map(|model| model.alias.as_str());
+            let help = instead(name, known.filter(|alias| *alias != entry.key), "models");
+            let message = format!("there is no openai_compatible model {}", shown(name));
+            report.error_with(node.place, message, help);
+        }
+    }
 }
 
 /// The aliases that profiles and defaults name.
@@ -79,12 +98,31 @@ fn model(entry: &Entry, report: &mut Report) -> Model {
         // An agent has tools, and a model alone has none.
         None => matches!(kind, ModelKind::OpenClaw { .. }),
     };
+    let runtime = runtime(node, report);
     Model {
         alias: entry.key.clone(),
         kind,
         slots: None,
         timeout_ms: number(node, "timeout_ms"),
         side_effects,
+        runtime,
+    }
+}
+
+fn runtime(node: &Node, report: &mut Report) -> Runtime {
+    let replicas = node.get("replicas").map(Node::items).unwrap_or_default();
+    if let Some(extra) = replicas.get(usize::from(MOST_REPLICAS) - 1) {
+        report.error(extra.place, format!("a model has at most {MOST_REPLICAS} servers"));
+    }
+    Runtime {
+        replicas: replicas.iter().map(|replica| base_url(Some(replica), "replicas", report)).collect(),
+        context_tokens: number(node, "context_tokens"),
+        max_tokens: number(node, "max_tokens"),
+        on_overflow: match node.get("on_overflow").and_then(Node::text) {
+            Some("trim") => Overflow::Trim,
+            _ => Overflow::Refuse,
+        },
+        fallback: text(node, "fallback"),
     }
 }
 
@@ -111,14 +149,19 @@ pub(super) fn foreign_secret(node: &Node, key: &str, whose: &str, report: &mut R
     Some(name.to_owned())
 }
 
-fn openai(node: &Node, report: &mut Report) -> ModelKind {
-    let base_url = text(node, "base_url").unwrap_or_default().trim().trim_end_matches('/').to_owned();
-    if let Some(place) = node.get("base_url").map(|url| url.place)
-        && let Some(problem) = url::problem(&base_url)
+fn base_url(node: Option<&Node>, key: &str, report: &mut Report) -> String {
+    let url = node.and_then(Node::text).unwrap_or_default().trim().trim_end_matches('/').to_owned();
+    if let Some(place) = node.map(|node| node.place)
+        && let Some(problem) = url::problem(&url)
     {
         // Not quoted: it may hold a credential.
-        report.error(place, format!("`base_url` {problem}"));
+        report.error(place, format!("`{key}` {problem}"));
     }
+    url
+}
+
+fn openai(node: &Node, report: &mut Report) -> ModelKind {
+    let base_url = base_url(node.get("base_url"), "base_url", report);
     ModelKind::OpenAi {
         base_url,
         api_key: foreign_secret(node, "api_key", "the model's", report),

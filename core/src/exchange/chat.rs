@@ -198,6 +198,7 @@ impl Exchange {
             Route::Steer => return self.steer_rollout(policy, body, now),
             Route::Ask => return self.ask_mini(policy, body, now),
             Route::Decide | Route::OperatorDecides => return self.decide(policy, body, now),
+            Route::Completions => return self.complete(policy, body, now),
             _ => {}
         }
         let known = matches!(self.facts.caller, Caller::Session { .. });

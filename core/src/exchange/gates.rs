@@ -34,11 +34,11 @@ use crate::{
 /// Milliseconds after which a store that does not answer counts as one that failed.
 pub(super) const STORE_PATIENCE: u64 = 2_000;
 /// Milliseconds after which a place in the queue is asked for again, which keeps it.
-const QUEUE_REFRESH: u64 = admission::PLACE_MS / 3;
+pub(super) const QUEUE_REFRESH: u64 = admission::PLACE_MS / 3;
 /// Milliseconds after which a lease is renewed: twice in its life.
-const LEASE_RENEWAL: u64 = LEASE as u64 / 3;
+pub(super) const LEASE_RENEWAL: u64 = LEASE as u64 / 3;
 /// A lease of a host that died ends after so many milliseconds.
-const LEASE: u32 = 15_000;
+pub(super) const LEASE: u32 = 15_000;
 /// Points for a request that cannot be valid, and for a credential that is not.
 const INVALID_POINTS: u16 = 1;
 const UNAUTHORIZED_POINTS: u16 = 5;
@@ -95,15 +95,18 @@ pub(super) enum Gate {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Lease {
     /// The upstream's cell.
-    key: String,
-    ticket: u64,
-    flow: u64,
-    model: u64,
+    pub(super) key: String,
+    pub(super) ticket: u64,
+    pub(super) flow: u64,
+    pub(super) model: u64,
 }
+
+/// What precedes an upstream's name in the key of its cell.
+const UPSTREAM: &str = "upstream:";
 
 /// The cell of an upstream's slots.
 pub(super) fn upstream_key(name: &str) -> String {
-    format!("upstream:{name}")
+    format!("{UPSTREAM}{name}")
 }
 
 /// What is asked about the key that signed a token: whether it was revoked. The same cell and
@@ -401,9 +404,11 @@ impl Exchange {
             model: auth::number(&waiting.weight.model),
             give_up_ms: self.timers.turn.unwrap_or(u64::MAX),
             lease_ms: LEASE,
-            slots: policy.admission.slots,
+            slots: policy.slots_at(&waiting.weight.upstream),
             model_slots: waiting.weight.model_slots,
             places: policy.admission.places,
+            replicas: policy.replicas(&waiting.weight.upstream),
+            avoid: None,
         }
     }
 
@@ -439,6 +444,10 @@ impl Exchange {
                     }
                 }
                 Outcome::Admitted if *gate == Gate::Upstream => {}
+                Outcome::AdmittedTo { replica } if *gate == Gate::Upstream => {
+                    waiting.fetch.upstream = format!("{}#{replica}", waiting.weight.upstream);
+                    self.leased_at(*replica);
+                }
                 _ if *gate == Gate::Release => {}
                 Outcome::Cached(found) if *gate == Gate::Cache => {
                     self.dues.waits = None;
@@ -639,6 +648,13 @@ impl Exchange {
         }
     }
 
+    /// The lease is of this replica: what becomes of the request is said of it.
+    pub(super) fn leased_at(&mut self, replica: u8) {
+        if let Some(lease) = &mut self.lease {
+            lease.model = admission::replica(lease.model, replica);
+        }
+    }
+
     /// The operation that gives the lease back; what went wrong says how the upstream is.
     pub(super) fn release(&mut self, policy: &Policy, code: Option<Code>) -> Option<(String, Op)> {
         let lease = self.lease.take()?;
@@ -647,7 +663,7 @@ impl Exchange {
             model: lease.model,
             verdict: self.verdict(code),
             flow: lease.flow,
-            slots: policy.admission.slots,
+            slots: policy.slots_at(lease.key.strip_prefix(UPSTREAM).unwrap_or_default()),
         };
         Some((lease.key, Op::Release(release)))
     }

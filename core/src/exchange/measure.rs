@@ -77,9 +77,11 @@ impl Phase {
             Self::CheckText(..) | Self::CheckAnswer(..) | Self::LoginAnswer(_) | Self::LoginRisk(_) => {
                 StageName::Wechat
             }
-            Self::Answer(_) | Self::StreamHead(_) | Self::StreamRefusal(..) | Self::Probes(_) => {
-                StageName::Upstream
-            }
+            Self::Answer(_)
+            | Self::StreamHead(_)
+            | Self::StreamRefusal(..)
+            | Self::Probes(_)
+            | Self::Model(_) => StageName::Upstream,
             Self::Streaming(..) => StageName::Stream,
             Self::Backoff(_) | Self::CallAgain(_) => StageName::Backoff,
             Self::Calling(_) => StageName::Tool,

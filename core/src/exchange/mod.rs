@@ -16,6 +16,7 @@ mod ledger;
 mod login;
 mod measure;
 mod metrics;
+mod model;
 mod operations;
 mod pictures;
 mod pieces;
@@ -132,6 +133,8 @@ enum Phase {
     Ledger(u32),
     /// What is shown at `/metrics`.
     Metrics(Box<metrics::Asked>),
+    /// What a model's own server is asked.
+    Model(Box<model::Asked>),
     /// The two probes of `/readyz`.
     Probes(operations::Probes),
     /// Nothing.
@@ -395,6 +398,7 @@ impl Exchange {
             | Route::Renew
             | Route::Token
             | Route::Revoke
+            | Route::Completions
             | Route::Steer
             | Route::Decide
             | Route::OperatorDecides => {
@@ -406,6 +410,7 @@ impl Exchange {
             Route::Approval | Route::Approvals => self.show_approvals(policy, now),
             Route::Turn | Route::TurnEvents | Route::CancelTurn => self.look_for_turn(policy, now),
             Route::Ledger => self.look_into_ledger(policy, now),
+            Route::Models => self.list_models(policy, now),
             Route::Health => self.respond_json(policy, 200, r#"{"status":"live"}"#.into(), now),
             Route::Version => self.respond_json(policy, 200, operations::version(policy), now),
             Route::Ready => self.probe(policy, now),
@@ -451,6 +456,7 @@ impl Exchange {
             Phase::Rollouts(asked) => self.in_rollouts(policy, asked, &input, now),
             Phase::Approvals(asked) => self.in_approvals(policy, asked, &input, now),
             Phase::Metrics(asked) => self.in_metrics(policy, asked, input, now),
+            Phase::Model(asked) => self.in_model(policy, asked, input, now),
             Phase::Probes(probes) => self.in_probes(policy, probes, input, now),
             Phase::Done => {}
         }
@@ -492,6 +498,7 @@ impl Exchange {
                     self.outputs.push_back(Output::Cancel { id: waiting.store_id });
                     self.ask_again(policy, waiting, now);
                 }
+                Phase::Model(asked) => self.ask_model_slot_again(policy, asked, now),
                 phase => {
                     self.timers.queue = None;
                     self.phase = phase;
@@ -521,6 +528,7 @@ impl Exchange {
                 match std::mem::replace(&mut self.phase, Phase::Done) {
                     Phase::Consult(asking) => self.consulted(policy, *asking, &[], now),
                     Phase::Gates(waiting) => self.store_failed(policy, *waiting, now),
+                    Phase::Model(asked) => self.model_store_failed(policy, asked, now),
                     Phase::Unauthorized(_, failure) => self.refuse_credential(policy, &failure, now),
                     Phase::Door(_, flaw) => self.door_failed(policy, flaw, now),
                     Phase::LoginGates(asked) => self.login_store_failed(policy, *asked, now),
@@ -563,6 +571,7 @@ impl Exchange {
                     }
                     Phase::Probes(probes) => self.probes_done(policy, probes, now),
                     Phase::Calling(calling) => self.call_timed_out(policy, *calling, now),
+                    Phase::Model(asked) => self.model_timed_out(policy, asked, reason, now),
                     Phase::Streaming(turn, streaming) => self.stream_timed_out(policy, turn, streaming, now),
                     Phase::Answer(turn) | Phase::StreamHead(turn) | Phase::StreamRefusal(turn, _) => {
                         self.turn_failed(policy, *turn, &chat::timed_out(), now);
@@ -596,6 +605,7 @@ impl Exchange {
                 streaming.is_open().then_some(turn.fetch_id)
             }
             Phase::CheckText(inspection, _) | Phase::CheckAnswer(inspection, ..) => Some(inspection.id()),
+            Phase::Model(asked) => asked.waits_for(),
             Phase::Probes(probes) => probes.waiting_fetch(),
             Phase::Gates(waiting) | Phase::Queue(waiting) | Phase::Shared(waiting) => Some(waiting.store_id),
             Phase::Consult(asking) => Some(asking.store_id),
@@ -667,6 +677,9 @@ impl Exchange {
 
     /// A failure as JSON, in the letters that the client wants.
     fn failure_body(&self, failure: &Failure) -> String {
+        if self.facts.route.is_openai() {
+            return failure.openai_body(&self.facts.trace_id);
+        }
         let body = failure.body(&self.facts.trace_id, self.facts.language);
         if self.facts.ascii { crate::wire::reply::ascii(&body) } else { body }
     }

@@ -81,6 +81,8 @@ pub(super) struct Story {
     pub risk_errcode: Option<i64>,
     /// What looked like abuse.
     pub signs: Vec<Sign>,
+    /// Messages that a model's server was not given, since it does not hold them.
+    pub trimmed: u32,
     /// It waited in the upstream's queue.
     pub queued: bool,
     /// The store failed and the request passed all the same.
@@ -309,6 +311,9 @@ impl Story {
         }
         if let Some(errcode) = self.risk_errcode {
             put("riskErrcode", errcode.into());
+        }
+        if self.trimmed > 0 {
+            put("trimmedMessages", self.trimmed.into());
         }
         if self.queued {
             put("queued", true.into());

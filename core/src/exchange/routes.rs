@@ -57,6 +57,10 @@ pub(super) enum Route {
     Approvals,
     /// An operator's word.
     OperatorDecides,
+    /// A request to a model's own server, in OpenAI's form.
+    Completions,
+    /// The models that such a request may name.
+    Models,
     /// How the rollouts stand.
     Rollouts,
     /// An order to a rollout: the same path with a body.
@@ -93,6 +97,8 @@ impl Route {
                 _ => Self::Approvals,
             },
             "/v1/admin/audit" => Self::Ledger,
+            "/v1/chat/completions" => Self::Completions,
+            "/v1/models" => Self::Models,
             "/v1/admin/rollouts" if method == "POST" => Self::Steer,
             "/v1/admin/rollouts" => Self::Rollouts,
             "/healthz" => Self::Health,
@@ -118,6 +124,8 @@ impl Route {
             Self::Push => "/v1/wechat/push",
             Self::Approval | Self::Decide => "/v1/mini/approvals",
             Self::Approvals | Self::OperatorDecides => "/v1/admin/approvals",
+            Self::Completions => "/v1/chat/completions",
+            Self::Models => "/v1/models",
             Self::Rollouts | Self::Steer => "/v1/admin/rollouts",
             Self::Ledger => "/v1/admin/audit",
             Self::Health => "/healthz",
@@ -145,7 +153,12 @@ impl Route {
                 | Self::OperatorDecides
                 | Self::Ledger
                 | Self::Metrics
-        )
+        ) || self.is_openai()
+    }
+
+    /// Whether its callers are programs that know OpenAI's form of an error.
+    pub(super) fn is_openai(self) -> bool {
+        matches!(self, Self::Completions | Self::Models)
     }
 
     /// Whether what is sent there counts for or against its sender. What is WeChat's proves itself,
@@ -158,18 +171,24 @@ impl Route {
     /// The most bytes of a body.
     pub(super) fn body_limit(self, policy: &Policy) -> u64 {
         match self {
-            Self::Chat | Self::Ask => policy.limits.body,
+            Self::Chat | Self::Ask | Self::Completions => policy.limits.body,
             _ => SMALL_BODY,
         }
     }
 
     fn methods(self) -> &'static str {
         match self {
-            Self::Chat | Self::Ask | Self::Login | Self::Renew | Self::Token | Self::Revoke => "POST",
+            Self::Chat
+            | Self::Ask
+            | Self::Login
+            | Self::Renew
+            | Self::Token
+            | Self::Revoke
+            | Self::Completions => "POST",
             Self::Rollouts | Self::Steer | Self::Push | Self::Approval | Self::Decide => "GET, POST",
             Self::Approvals | Self::OperatorDecides => "GET, POST",
             Self::Turn | Self::CancelTurn => "GET, DELETE",
-            Self::TurnEvents | Self::Ledger | Self::Metrics => "GET",
+            Self::TurnEvents | Self::Ledger | Self::Metrics | Self::Models => "GET",
             Self::Picture | Self::Health | Self::Ready | Self::Version => "GET, HEAD",
             Self::Unknown => "",
         }
@@ -387,6 +406,9 @@ fn caller(policy: &Policy, route: Route, presented: Option<&str>, now: Moment) -
         Route::Metrics if policy.api_keys.is_empty() && policy.metrics_keys.is_empty() => Ok(Caller::Anyone),
         Route::Metrics => only(&policy.metrics_keys, "METRICS_KEY or ADMIN_KEY"),
         Route::Revoke => only(&policy.admin_keys, "ADMIN_KEY"),
+        // Each token has its own share when callers wait.
+        Route::Completions | Route::Models => only(&policy.auth_tokens, "AUTH_TOKEN")
+            .map(|_| Caller::Key(auth::subject(policy, "model", presented.unwrap_or_default()))),
         // The log says which of the keys gave an order.
         Route::Rollouts | Route::Steer | Route::Ledger | Route::Approvals | Route::OperatorDecides => {
             only(&policy.admin_keys, "ADMIN_KEY")

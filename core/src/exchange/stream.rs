@@ -458,6 +458,9 @@ impl Exchange {
         let body = self.failure_body(failure);
         if self.facts.route == Route::Ask {
             reply::error(&mut out, &body);
+        } else if self.facts.route.is_openai() {
+            // Without an end mark: what broke off is not complete.
+            out.push_str(&format!("data: {body}\n\n"));
         } else {
             out.push_str("data: ");
             out.push_str(&body);

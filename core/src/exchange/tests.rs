@@ -12,6 +12,7 @@ mod endings;
 mod gates;
 mod login;
 mod measure;
+mod model;
 mod operations;
 mod pictures;
 #[cfg(not(target_arch = "wasm32"))]

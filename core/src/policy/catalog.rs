@@ -210,14 +210,51 @@ pub struct Model {
     pub alias: String,
     /// Where it is.
     pub kind: ModelKind,
-    /// Turns at once; `None` is the upstream's number.
+    /// Turns at once, of each replica; `None` is the upstream's number.
     pub slots: Option<u16>,
     /// The longest that it may take, in milliseconds.
     pub timeout_ms: Option<u32>,
     /// Whether it may have acted, with tools of its own, when a run breaks off: then the turn is
     /// not asked again by itself.
     pub side_effects: bool,
+    /// What the model gateway knows of it.
+    pub runtime: Runtime,
 }
+
+/// How requests to a model's own server are shaped, and who else takes them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Runtime {
+    /// Servers beside the first that answer as it does: their base URLs.
+    pub replicas: Vec<String>,
+    /// What it holds: the tokens of a request and its answer together.
+    pub context_tokens: Option<u32>,
+    /// The most tokens of an answer, whatever the request says.
+    pub max_tokens: Option<u32>,
+    /// What is done with a request that it does not hold.
+    pub on_overflow: Overflow,
+    /// The alias that answers when it fails.
+    pub fallback: Option<String>,
+}
+
+/// What is done with a conversation that is too long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Overflow {
+    /// It is refused, as OpenAI does: the caller knows best what to leave out.
+    #[default]
+    Refuse,
+    /// Its oldest turns are left out.
+    Trim,
+}
+
+impl Model {
+    /// How many servers answer for it: at most [`MOST_REPLICAS`].
+    pub fn replicas(&self) -> u8 {
+        u8::try_from(self.runtime.replicas.len() + 1).unwrap_or(MOST_REPLICAS).min(MOST_REPLICAS)
+    }
+}
+
+/// The most servers of one model.
+pub const MOST_REPLICAS: u8 = 16;
 
 /// Where a model is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -304,6 +341,11 @@ pub struct Curated {
     pub answer: String,
 }
 
+/// The name of a replica's server.
+pub(crate) fn server_name(alias: &str, replica: u8) -> String {
+    if replica == 0 { alias.to_owned() } else { format!("{alias}#{replica}") }
+}
+
 impl Catalog {
     /// The profile of that name.
     pub fn profile(&self, name: &str) -> Option<&Profile> {
@@ -388,17 +430,31 @@ impl Catalog {
     }
 
     /// The upstreams that have servers of their own: the name in a [`Fetch`](crate::seam::Fetch),
-    /// and the URL before its path. Of a tool it is the whole URL.
+    /// and the URL before its path. Of a tool it is the whole URL. Replicas of a model are
+    /// `model:alias#1` and so on.
     pub fn servers(&self) -> impl Iterator<Item = (String, &str)> {
-        let models = self.models.iter().filter_map(|model| match &model.kind {
-            ModelKind::OpenAi { base_url, .. } => {
-                Some((format!("{MODEL}{}", model.alias), base_url.trim_end_matches('/')))
-            }
-            ModelKind::OpenClaw { .. } => None,
+        let models = self.models.iter().flat_map(|model| {
+            let first = match &model.kind {
+                ModelKind::OpenAi { base_url, .. } => Some(base_url),
+                ModelKind::OpenClaw { .. } => None,
+            };
+            let others = first.map(|_| model.runtime.replicas.as_slice()).unwrap_or_default();
+            let urls = first.into_iter().chain(others).take(MOST_REPLICAS.into());
+            (0..).zip(urls).map(|(number, url)| {
+                (format!("{MODEL}{}", server_name(&model.alias, number)), url.trim_end_matches('/'))
+            })
         });
         let tools = self.tools.iter().map(|tool| (format!("{TOOL}{}", tool.name), tool.url.as_str()));
         let webhook = self.notify.webhook.iter().map(|webhook| (WEBHOOK.to_owned(), webhook.origin()));
         models.chain(tools).chain(webhook)
+    }
+
+    /// The model that a caller of the model gateway names: by its alias or by its server's name, and
+    /// only where it has a server of its own. One that is behind OpenClaw would ask OpenClaw again.
+    pub fn runtime(&self, name: &str) -> Option<&Model> {
+        let own = |model: &&Model| matches!(model.kind, ModelKind::OpenAi { .. });
+        let there = |model: &&Model| matches!(&model.kind, ModelKind::OpenAi { model, .. } if model == name);
+        self.model(name).filter(own).or_else(|| self.models.iter().find(there))
     }
 
     /// The bytes that a host keeps or loads: a version, then the catalog.

@@ -92,7 +92,7 @@ mod tests {
     use crate::{
         policy::{
             Environment,
-            catalog::{EnvironmentRules, Model, ModelKind, RoleRules},
+            catalog::{EnvironmentRules, Model, ModelKind, RoleRules, Runtime},
         },
         seam::Level,
         state::caller::Rate,
@@ -126,6 +126,7 @@ mod tests {
                 slots: None,
                 timeout_ms: None,
                 side_effects: false,
+                runtime: Runtime::default(),
             }],
             ..Catalog::default()
         }

@@ -268,6 +268,8 @@ pub struct Policy {
     pub admin_keys: Vec<auth::KeyDigest>,
     /// Digests of the keys that open `/metrics`: those of the operators are among them.
     pub metrics_keys: Vec<auth::KeyDigest>,
+    /// Digests of the tokens of the model gateway's callers.
+    pub auth_tokens: Vec<auth::KeyDigest>,
     /// The key of the session keys.
     pub session_secret: auth::KeyDigest,
     /// How OpenClaw knows who asks.
@@ -322,6 +324,7 @@ impl Default for Policy {
             api_keys: Vec::new(),
             admin_keys: Vec::new(),
             metrics_keys: Vec::new(),
+            auth_tokens: Vec::new(),
             session_secret: auth::KeyDigest::default(),
             upstream_auth: UpstreamAuth::Token,
             chat: ChatPolicy {
@@ -383,6 +386,9 @@ impl Default for Policy {
     }
 }
 
+/// Turns at once where nothing limits them.
+const MOST_SLOTS: u16 = 1_024;
+
 impl Policy {
     /// The bytes that a host hands to a module.
     pub fn encode(&self) -> Vec<u8> {
@@ -415,6 +421,29 @@ impl Policy {
     pub fn model_slots(&self, model: &str) -> u16 {
         let models = &self.admission.models;
         models.iter().find(|(name, _)| name == model).map_or(self.admission.slots, |(_, slots)| *slots)
+    }
+
+    /// How many servers answer for an upstream's model.
+    pub fn replicas(&self, upstream: &str) -> u8 {
+        let alias = upstream.strip_prefix(crate::seam::MODEL).unwrap_or_default();
+        self.catalog.model(alias).map_or(1, catalog::Model::replicas)
+    }
+
+    /// Turns at once of an upstream, all its replicas together.
+    pub fn slots_at(&self, upstream: &str) -> u16 {
+        let alias = upstream.strip_prefix(crate::seam::MODEL);
+        let Some(model) = alias.and_then(|alias| self.catalog.model(alias)) else {
+            return self.admission.slots;
+        };
+        self.runtime_slots(model).saturating_mul(model.replicas().into())
+    }
+
+    /// Turns at once of each server of a model that has its own.
+    pub fn runtime_slots(&self, model: &catalog::Model) -> u16 {
+        match model.slots.unwrap_or_else(|| self.model_slots(&model.alias)) {
+            0 => MOST_SLOTS,
+            slots => slots,
+        }
     }
 
     /// Whether WeChat is to look at pictures.

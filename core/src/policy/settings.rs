@@ -73,6 +73,7 @@ pub const SECRETS: &[&str] = &[
     "ADMIN_KEY",
     "API_KEY",
     "METRICS_KEY",
+    "AUTH_TOKEN",
     "OPENCLAW_API_KEY",
     "OPENCLAW_GATEWAY_TOKEN",
     "SERVER_KEY",
@@ -366,10 +367,12 @@ fn read_keys(read: &mut Reader<'_>, secrets: &Secrets, policy: &mut Policy) {
     };
     policy.login.server_keys = digests("SERVER_KEY");
     policy.admin_keys = digests("ADMIN_KEY");
+    policy.auth_tokens = digests("AUTH_TOKEN");
     policy.metrics_keys = digests("METRICS_KEY");
     policy.metrics_keys.extend_from_slice(&policy.admin_keys);
     let guessable = [
         "API_KEY",
+        "AUTH_TOKEN",
         "SERVER_KEY",
         "ADMIN_KEY",
         "METRICS_KEY",

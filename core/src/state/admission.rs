@@ -12,6 +12,8 @@
 //! * **A session** runs one turn at a time: its second turn waits here and takes no slot.
 //! * **The breaker** opens per model after failures in a row of more than one caller or on a
 //!   failure that is known to last, and lets one request through to try.
+//! * **Replicas** of a model are slots of one cell: a lease names the one that is least busy of
+//!   those whose breaker lets it pass.
 //!
 //! Nothing in here may grow with the number of callers that are not waiting.
 
@@ -55,10 +57,19 @@ pub struct Admit {
     pub lease_ms: u32,
     /// Leases of the upstream at once.
     pub slots: u16,
-    /// Leases of the model at once.
+    /// Leases of each replica of the model at once.
     pub model_slots: u16,
     /// Places in the queue.
     pub places: u16,
+    /// Servers that answer for the model, numbered from 0; at least 1.
+    pub replicas: u8,
+    /// The one that has just failed this request.
+    pub avoid: Option<u8>,
+}
+
+/// What stands for one replica's health where a hash of the model does, in [`Release::model`].
+pub fn replica(model: u64, number: u8) -> u64 {
+    model.wrapping_add(u64::from(number))
 }
 
 /// The end of a lease, or of waiting for one.
@@ -66,7 +77,7 @@ pub struct Admit {
 pub struct Release {
     /// The ticket.
     pub ticket: u64,
-    /// A hash of the model.
+    /// The [`replica`] of the model.
     pub model: u64,
     /// A hash of the caller.
     pub flow: u64,
@@ -107,6 +118,7 @@ pub enum Refusal {
 struct Lease {
     ticket: u64,
     model: u64,
+    replica: u8,
     session: Option<u64>,
     since_ms: u64,
     until_ms: u64,
@@ -121,6 +133,8 @@ struct Place {
     session: Option<u64>,
     model: u64,
     model_slots: u16,
+    replicas: u8,
+    avoid: Option<u8>,
     /// The virtual time at which the request begins and ends.
     start: u64,
     finish: u64,
@@ -128,7 +142,7 @@ struct Place {
     give_up_ms: u64,
 }
 
-/// One model's health.
+/// The health of one model's replica.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 struct Breaker {
     model: u64,
@@ -252,9 +266,10 @@ impl Upstream {
                 lease.offered = false;
                 lease.since_ms = now;
             }
-            return Outcome::Admitted;
+            return admitted(lease.replica);
         }
-        if let Some(retry_after_ms) = self.unhealthy(admit.model, now) {
+        let replicas = Replicas { model: admit.model, count: admit.replicas, avoid: admit.avoid };
+        if let Some(retry_after_ms) = self.nobody_well(replicas, now) {
             self.places.retain(|place| place.ticket != admit.ticket);
             return self.refuse(Refusal::Unhealthy, retry_after_ms);
         }
@@ -270,16 +285,20 @@ impl Upstream {
             session: admit.session,
             model: admit.model,
             model_slots: admit.model_slots,
+            replicas: admit.replicas,
+            avoid: admit.avoid,
             start,
             finish: start.saturating_add(COST / u64::from(admit.weight.max(1))),
             seen_ms: now,
             give_up_ms: admit.give_up_ms,
         };
         // Whoever could go was promoted before: with a free slot nobody that waits can use it.
-        if self.leases.len() < usize::from(admit.slots) && self.may_run(&place, now) {
+        if self.leases.len() < usize::from(admit.slots)
+            && let Some(replica) = self.may_run(&place, now)
+        {
             self.set_flow(place.flow, place.finish);
-            self.lease(&place, now.saturating_add(u64::from(admit.lease_ms)), now, false);
-            return Outcome::Admitted;
+            self.lease(&place, replica, now.saturating_add(u64::from(admit.lease_ms)), now, false);
+            return admitted(replica);
         }
         let ahead = self.ahead(place.finish);
         let wait_ms = self.wait_ms(ahead, admit);
@@ -337,24 +356,29 @@ impl Upstream {
             !hopeless
         });
         while self.leases.len() < usize::from(slots) {
-            let next = self.places.iter().enumerate().filter(|(_, place)| self.may_run(place, now));
-            let Some((at, _)) = next.min_by_key(|(_, place)| (place.finish, place.ticket)) else { break };
+            let places = self.places.iter().enumerate();
+            let next = places.filter_map(|(at, place)| Some((at, place, self.may_run(place, now)?)));
+            let Some((at, _, replica)) = next.min_by_key(|(_, place, _)| (place.finish, place.ticket)) else {
+                break;
+            };
             let place = self.places.swap_remove(at);
             wake.push(place.ticket);
-            self.lease(&place, now.saturating_add(CLAIM_MS), now, true);
+            self.lease(&place, replica, now.saturating_add(CLAIM_MS), now, true);
         }
         wake
     }
 
-    fn lease(&mut self, place: &Place, until_ms: u64, now: u64, offered: bool) {
+    fn lease(&mut self, place: &Place, number: u8, until_ms: u64, now: u64, offered: bool) {
         self.virtual_now = self.virtual_now.max(place.start);
-        let open = |breaker: &&mut Breaker| breaker.model == place.model && breaker.open_ms > 0;
+        let model = replica(place.model, number);
+        let open = |breaker: &&mut Breaker| breaker.model == model && breaker.open_ms > 0;
         if let Some(breaker) = self.breakers.iter_mut().find(open) {
             breaker.trial = Some((place.ticket, until_ms));
         }
         self.leases.push(Lease {
             ticket: place.ticket,
             model: place.model,
+            replica: number,
             session: place.session,
             since_ms: now,
             until_ms,
@@ -362,14 +386,33 @@ impl Upstream {
         });
     }
 
-    /// Whether a slot, if there is one, may go to this place.
-    fn may_run(&self, place: &Place, now: u64) -> bool {
+    /// The replica at which a slot, if there is one, may go to this place: the least busy one.
+    fn may_run(&self, place: &Place, now: u64) -> Option<u8> {
         let session_is_free =
             place.session.is_none() || self.leases.iter().all(|lease| lease.session != place.session);
-        let of_model = self.leases.iter().filter(|lease| lease.model == place.model).count();
+        if !session_is_free {
+            return None;
+        }
+        let busy = |number: u8| {
+            let at = |lease: &&Lease| lease.model == place.model && lease.replica == number;
+            self.leases.iter().filter(at).count()
+        };
+        let replicas = place.replicas().numbers();
         // While one request tries whether the upstream is well again, the others wait for it.
-        let well = self.unhealthy(place.model, now).is_none();
-        well && session_is_free && of_model < usize::from(place.model_slots)
+        let well = replicas.filter(|number| self.unhealthy(replica(place.model, *number), now).is_none());
+        let free = well.filter(|number| busy(*number) < usize::from(place.model_slots));
+        // Of those that have as much to do, another one for each request.
+        let turn = |number: u8| (u64::from(number) + place.ticket) % u64::from(place.replicas.max(1));
+        free.min_by_key(|number| (busy(*number), turn(*number)))
+    }
+
+    /// How long no replica takes anything, if that is so.
+    fn nobody_well(&self, replicas: Replicas, now: u64) -> Option<u64> {
+        let mut least = OPEN_MS.1;
+        for number in replicas.numbers() {
+            least = least.min(self.unhealthy(replica(replicas.model, number), now)?);
+        }
+        Some(least)
     }
 
     /// Takes the last place of the flow that has most, if that is more than the newcomer would
@@ -399,7 +442,7 @@ impl Upstream {
         }
     }
 
-    /// How long a model's breaker is still open, if it is.
+    /// How long a replica's breaker is still open, if it is.
     fn unhealthy(&self, model: u64, now: u64) -> Option<u64> {
         let breaker = self.breakers.iter().find(|breaker| breaker.model == model)?;
         if breaker.open_ms == 0 {
@@ -461,15 +504,44 @@ impl Upstream {
         breaker.open_ms = open_ms;
         breaker.open_until_ms = breaker.open_until_ms.max(now.saturating_add(open_ms));
         breaker.trial = None;
-        // Those that wait for this model are told at once.
-        let (model, mut wake) = (release.model, Vec::new());
-        self.places.retain(|place| {
-            if place.model == model {
-                wake.push(place.ticket);
-            }
-            place.model != model
-        });
-        wake
+        // Those that nobody else can serve are told at once.
+        let places = core::mem::take(&mut self.places);
+        let lost = |place: &Place| {
+            let mut numbers = place.replicas().numbers();
+            numbers.any(|number| replica(place.model, number) == release.model)
+                && self.nobody_well(place.replicas(), now).is_some()
+        };
+        let (lost, places): (Vec<_>, Vec<_>) = places.into_iter().partition(lost);
+        self.places = places;
+        lost.iter().map(|place| place.ticket).collect()
+    }
+}
+
+impl Place {
+    fn replicas(&self) -> Replicas {
+        Replicas { model: self.model, count: self.replicas, avoid: self.avoid }
+    }
+}
+
+/// Those that may serve a request.
+#[derive(Clone, Copy)]
+struct Replicas {
+    model: u64,
+    count: u8,
+    avoid: Option<u8>,
+}
+
+impl Replicas {
+    fn numbers(self) -> impl Iterator<Item = u8> {
+        (0..self.count.max(1)).filter(move |number| Some(*number) != self.avoid)
+    }
+}
+
+/// Where there is one server, there is no choice to tell.
+fn admitted(replica: u8) -> Outcome {
+    match replica {
+        0 => Outcome::Admitted,
+        replica => Outcome::AdmittedTo { replica },
     }
 }
 

@@ -221,8 +221,13 @@ pub enum Outcome {
     },
     /// Of [`Op::Strike`].
     Struck(Standing),
-    /// Of [`Op::Admit`]: go on.
+    /// Of [`Op::Admit`]: go on, at the first replica.
     Admitted,
+    /// Of [`Op::Admit`]: go on, at this replica.
+    AdmittedTo {
+        /// Its number, from 1.
+        replica: u8,
+    },
     /// Of [`Op::Admit`] and [`Op::Await`]: wait to be woken.
     Queued {
         /// Those before this one, in a queue.

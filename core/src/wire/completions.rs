@@ -63,7 +63,7 @@ impl<'a> From<WireCall<'a>> for CallPiece<'a> {
 }
 
 #[derive(Clone, Copy, Deserialize)]
-struct WireUsage {
+pub(super) struct WireUsage {
     #[serde(default)]
     prompt_tokens: u64,
     #[serde(default)]

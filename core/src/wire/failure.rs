@@ -208,6 +208,10 @@ codes! {
     UpstreamOverloaded = "upstream_overloaded", 503, Upstream, true;
     /// Too slow.
     UpstreamTimeout = "upstream_timeout", 504, Upstream, true;
+    /// Not a model of the model gateway.
+    ModelNotFound = "model_not_found", 404, Client, false;
+    /// More than the model holds.
+    ContextLengthExceeded = "context_length_exceeded", 400, Client, false;
     /// The store failed, and the settings say to refuse then.
     StoreUnavailable = "store_unavailable", 503, Configuration, true;
     /// A defect.
@@ -381,6 +385,27 @@ impl Failure {
             write!(out, r#"}},"traceId":{},"answer":{}}}"#, json::string(trace_id), json::string(answer),);
         out
     }
+
+    /// The JSON body in OpenAI's form, also used as the last event of a stream.
+    pub fn openai_body(&self, trace_id: &str) -> String {
+        let kind = match self.code.status() {
+            401 => "authentication_error",
+            429 => "rate_limit_error",
+            400..500 => "invalid_request_error",
+            _ => "server_error",
+        };
+        let param = match self.code {
+            Code::ModelNotFound => "\"model\"",
+            Code::ContextLengthExceeded => "\"messages\"",
+            _ => "null",
+        };
+        format!(
+            r#"{{"error":{{"message":{},"type":"{kind}","param":{param},"code":"{}","traceId":{}}}}}"#,
+            json::string(&self.message),
+            self.code.name(),
+            json::string(trace_id),
+        )
+    }
 }
 
 /// The language of the texts that a person reads.
@@ -418,6 +443,12 @@ mod tests {
                 assert_eq!(value["traceId"], "t-1");
                 assert!(value["answer"].as_str().is_some_and(|text| !text.is_empty()));
             }
+            let body = Failure::new(*code, "a \"quoted\"\nmessage").openai_body("t-1");
+            let value: serde_json::Value = serde_json::from_str(&body).expect("json");
+            assert_eq!(
+                (&value["error"]["code"], &value["error"]["traceId"]),
+                (&code.name().into(), &"t-1".into())
+            );
         }
     }
 

@@ -15,6 +15,7 @@ pub(crate) mod json;
 pub(crate) mod links;
 pub(crate) mod media;
 pub mod mini;
+pub(crate) mod openai;
 pub(crate) mod pdf;
 pub(crate) mod picture;
 pub(crate) mod prompt;

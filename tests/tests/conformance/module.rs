@@ -184,6 +184,8 @@ fn admit(numbers: &mut Numbers) -> Admit {
         slots: 2,
         model_slots: 2,
         places: 3,
+        replicas: 1,
+        avoid: None,
     }
 }
 

@@ -84,6 +84,8 @@ fn admit(ticket: u64, slots: u16, lease_ms: u32) -> Op {
         slots,
         model_slots: slots,
         places: 1_000,
+        replicas: 1,
+        avoid: None,
     })
 }
 

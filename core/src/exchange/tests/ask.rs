@@ -11,7 +11,7 @@ use super::{
 use crate::{
     policy::{
         Memory, Policy,
-        catalog::{Catalog, Intent, Model, ModelKind, Profile},
+        catalog::{Catalog, Intent, Model, ModelKind, Profile, Runtime},
     },
     seam::{Credential, DeadlineReason, FetchFailure, RequestHead},
 };
@@ -62,6 +62,7 @@ pub(super) fn configured() -> Policy {
                 slots: Some(4),
                 timeout_ms: None,
                 side_effects: false,
+                runtime: Runtime::default(),
             },
             Model {
                 alias: "strong".into(),
@@ -69,6 +70,7 @@ pub(super) fn configured() -> Policy {
                 slots: None,
                 timeout_ms: None,
                 side_effects: true,
+                runtime: Runtime::default(),
             },
         ],
         ..Catalog::default()

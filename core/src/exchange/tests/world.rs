@@ -463,6 +463,17 @@ impl World {
         panic!("nothing but heartbeats");
     }
 
+    /// Waits for as long as heartbeats and renewals of a lease are all that happens.
+    pub(super) fn wait_through_leases(&mut self) -> DeadlineReason {
+        for _ in 0..100 {
+            let reason = self.wait_through_heartbeats();
+            if reason != DeadlineReason::Lease {
+                return reason;
+            }
+        }
+        panic!("nothing but renewals");
+    }
+
     /// The size of the stored state.
     pub(super) fn state_len(&self) -> usize {
         self.state.len()

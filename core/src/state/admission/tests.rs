@@ -43,6 +43,8 @@ impl Cell {
             slots: self.slots,
             model_slots: self.slots,
             places: self.places,
+            replicas: 1,
+            avoid: None,
         }
     }
 
@@ -76,6 +78,61 @@ fn slots_then_places_then_no() {
     assert_eq!(cell.woken, BTreeSet::from([3]));
     assert_eq!(cell.ask(3, 3, 101), Outcome::Admitted);
     assert!(matches!(cell.ask(4, 4, 101), Outcome::Queued { .. }));
+}
+
+/// The replica of a lease.
+fn at(outcome: &Outcome) -> Option<u8> {
+    match outcome {
+        Outcome::Admitted => Some(0),
+        Outcome::AdmittedTo { replica } => Some(*replica),
+        _ => None,
+    }
+}
+
+#[test]
+fn the_least_busy_replica_takes_the_next_turn() {
+    let mut cell = Cell::new(6, 4);
+    let ask = |cell: &mut Cell, ticket, avoid, now| {
+        let request = Admit { replicas: 3, model_slots: 2, avoid, ..cell.request(ticket, ticket) };
+        at(&cell.apply(&Op::Admit(request), now))
+    };
+    let mut taken: Vec<_> = (1..=6).map(|ticket| ask(&mut cell, ticket, None, 0)).collect();
+    taken[..3].sort_unstable();
+    assert_eq!(taken[..3], [Some(0), Some(1), Some(2)], "each has one before any has two");
+    taken.sort_unstable();
+    assert_eq!(taken, [0, 0, 1, 1, 2, 2].map(Some));
+    assert_eq!(ask(&mut cell, 7, None, 0), None);
+    // Its place is given to whoever is free, and it is told where.
+    let first = ask(&mut cell, 1, None, 1);
+    cell.end(1, Verdict::Well, 100);
+    assert_eq!(ask(&mut cell, 7, None, 101), first);
+}
+
+#[test]
+fn a_replica_that_failed_is_passed_over_until_one_request_has_tried_it() {
+    let mut cell = Cell::new(8, 4);
+    let ask = |cell: &mut Cell, ticket, avoid, now| {
+        let request = Admit { replicas: 2, model_slots: 4, avoid, ..cell.request(ticket, ticket) };
+        cell.apply(&Op::Admit(request), now)
+    };
+    let end = |cell: &mut Cell, ticket, number, verdict, now| {
+        let model = replica(1, number);
+        let release = Release { ticket, flow: ticket, model, verdict, slots: 8 };
+        cell.apply(&Op::Release(release), now);
+    };
+    for ticket in 1..=5 {
+        assert_eq!(at(&ask(&mut cell, ticket, Some(0), 0)), Some(1));
+        end(&mut cell, ticket, 1, Verdict::Failed, 0);
+    }
+    for ticket in 10..13 {
+        assert_eq!(at(&ask(&mut cell, ticket, None, 1)), Some(0), "the other one is given a rest");
+    }
+    assert_eq!(reason(&ask(&mut cell, 20, Some(0), 1)), Some(Refusal::Unhealthy));
+    // One tries, and the others wait for what comes of it.
+    assert_eq!(at(&ask(&mut cell, 21, None, 2_001)), Some(1));
+    assert_eq!(at(&ask(&mut cell, 22, None, 2_001)), Some(0));
+    end(&mut cell, 21, 1, Verdict::Well, 2_002);
+    assert_eq!(at(&ask(&mut cell, 23, None, 2_003)), Some(1));
 }
 
 #[test]
