@@ -13,6 +13,7 @@ pub mod openclaw;
 pub mod prometheus;
 pub mod provider;
 pub mod redis;
+pub mod runtime;
 pub mod scripted;
 pub mod store;
 pub mod upstream;

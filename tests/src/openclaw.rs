@@ -79,14 +79,22 @@ impl OpenClaw {
     /// # Panics
     /// When it cannot start; the end of its log says why.
     pub async fn start(provider: &Provider, auth: Auth) -> Self {
-        let name = format!("minigate-openclaw-{}-{auth:?}", std::process::id());
+        Self::start_at(provider.url(), provider::KEY, auth, "provider").await
+    }
+
+    /// The same with whoever is at that URL as its provider, and that key for it.
+    ///
+    /// # Panics
+    /// As [`OpenClaw::start`].
+    pub async fn start_at(provider: &str, key: &str, auth: Auth, name: &str) -> Self {
+        let name = format!("minigate-openclaw-{}-{name}-{auth:?}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir_all(directory.join("workspace")).expect("a temporary directory");
         let (listener, url) = scripted::free_port().await;
         drop(listener);
         let port = url.rsplit(':').next().expect("a port").to_owned();
         let config = directory.join("openclaw.json");
-        fs::write(&config, configuration(&port, provider.url(), auth, &directory)).expect("a file");
+        fs::write(&config, configuration(&port, (provider, key), auth, &directory)).expect("a file");
         let child = command(&directory, &config, &port).spawn().expect("Node can be started");
         let mut gateway = Self { url, child, directory };
         gateway.wait_until_ready().await;
@@ -154,13 +162,13 @@ impl Drop for OpenClaw {
     }
 }
 
-fn configuration(port: &str, provider: &str, auth: Auth, directory: &Path) -> String {
+fn configuration(port: &str, (provider, key): (&str, &str), auth: Auth, directory: &Path) -> String {
     let text = |text: &str| json!(text).to_string();
     include_str!("../data/openclaw.json5")
         .replace("\"$PORT\"", port)
         .replace("\"$AUTH\": 0", &auth.configuration())
         .replace("\"$PROVIDER_URL\"", &text(&format!("{provider}/v1")))
-        .replace("\"$PROVIDER_KEY\"", &text(provider::KEY))
+        .replace("\"$PROVIDER_KEY\"", &text(key))
         .replace("\"$MODEL\"", &text(provider::MODEL))
         .replace("\"$MODEL_REF\"", &text(&format!("scripted/{}", provider::MODEL)))
         .replace("\"$WORKSPACE\"", &text(&directory.join("workspace").to_string_lossy()))

@@ -14,6 +14,7 @@ mod lint;
 mod module;
 mod node;
 mod parts;
+mod python;
 mod run;
 mod setup;
 mod std_library;

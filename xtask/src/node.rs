@@ -1,5 +1,5 @@
 //! What comes from npm: Node itself where the machine's is too old, workerd and
-//! wrangler, and the OpenClaw release that the tests run against.
+//! wrangler, the OpenClaw release that the tests run against, and OpenAI's SDK.
 //!
 //! Each set is pinned by a lock file in `tools/npm`, and installed beside its
 //! manifest in the cache. Install scripts stay off: every binary is in a package.
@@ -76,6 +76,11 @@ impl Node {
     /// The directory with `node_modules/openclaw`.
     pub(crate) fn openclaw(&self, layout: &Layout) -> Result<PathBuf> {
         packages(layout, "openclaw", "OpenClaw (about 800 MB)", Some(self))
+    }
+
+    /// The directory with OpenAI's SDK.
+    pub(crate) fn openai(&self, layout: &Layout) -> Result<PathBuf> {
+        packages(layout, "openai", "OpenAI's SDK", Some(self))
     }
 
     /// A search path on which `node` is this one.

@@ -6,18 +6,21 @@ use std::path::PathBuf;
 
 use crate::layout::{Layout, NATIVE};
 use crate::node::Node;
+use crate::python::Python;
 use crate::step::{Result, Run, step};
 use crate::{debian, module, toolchain};
 
 /// Names and absolute paths.
 pub(crate) type Variables = Vec<(&'static str, OsString)>;
 
-/// The native host, the module, the core alone, Node, workerd, wrangler, OpenClaw, Redis, Prometheus.
+/// The native host, the module, the core alone, Node, workerd, wrangler, OpenClaw, OpenAI's SDKs, Redis,
+/// Prometheus.
 pub(crate) fn all(layout: &Layout) -> Result<Variables> {
     let toolchain = toolchain::ensure(layout)?;
     let node = Node::ensure(layout)?;
     let edge = node.edge_tools(layout)?;
     let openclaw = node.openclaw(layout)?;
+    let (openai, python) = (node.openai(layout)?, Python::ensure(layout)?);
     let redis = debian::server(&["valkey-server", "redis-server"])?;
     let prometheus = debian::prometheus(&layout.cache)?;
     module::build(layout, &toolchain)?;
@@ -31,6 +34,9 @@ pub(crate) fn all(layout: &Layout) -> Result<Variables> {
         ("MINIGATE_WORKERD", edge.workerd.into()),
         ("MINIGATE_WRANGLER", edge.dir.into()),
         ("MINIGATE_OPENCLAW", openclaw.into()),
+        ("MINIGATE_OPENAI", openai.into()),
+        ("MINIGATE_PYTHON", python.program.into()),
+        ("MINIGATE_PYTHON_PACKAGES", python.packages.into()),
         ("MINIGATE_REDIS", redis.into()),
         ("MINIGATE_PROMETHEUS", prometheus.into()),
     ])

@@ -3,6 +3,7 @@
 use crate::bindgen;
 use crate::layout::Layout;
 use crate::node::Node;
+use crate::python::Python;
 use crate::step::{Result, say};
 use crate::toolchain;
 
@@ -15,6 +16,8 @@ pub(crate) fn setup(layout: &Layout) -> Result<()> {
     let node = Node::ensure(layout)?;
     node.edge_tools(layout)?;
     node.openclaw(layout)?;
+    node.openai(layout)?;
+    Python::ensure(layout)?;
     say!("everything is there");
     Ok(())
 }

@@ -20,6 +20,7 @@ mod lifecycle;
 mod load;
 mod logins;
 mod metrics;
+mod models;
 mod operations;
 mod pictures;
 mod refusals;
@@ -253,6 +254,7 @@ fn main() -> ExitCode {
         lifecycle::scenarios(),
         logins::scenarios(),
         metrics::scenarios(),
+        models::scenarios(),
         operations::scenarios(),
         pictures::scenarios(),
         refusals::scenarios(),

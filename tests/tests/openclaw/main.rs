@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says so when something is missing")]
 
 mod intents;
+mod models;
 mod redteam;
 mod trusted_proxy;
 
@@ -228,6 +229,10 @@ fn main() -> ExitCode {
     let both = Arc::clone(&world);
     trials.push(trial("both::a_conversation_moves_between_hosts".into(), &runtime, move || {
         Box::pin(a_conversation_moves_between_hosts(both))
+    }));
+    let looped = Arc::clone(&world);
+    trials.push(trial("both::openclaws_provider_is_the_model_gateway".into(), &runtime, move || {
+        Box::pin(models::openclaws_provider_is_the_model_gateway(looped))
     }));
     let proxies = Arc::clone(&world);
     trials.push(trial("both::openclaw_trusts_this_proxy".into(), &runtime, move || {
