@@ -7,8 +7,8 @@ use minigate_core::{
     policy::{
         ContentMode, Environment, Memory,
         catalog::{
-            Approval, AuditRules, Cache, Caps, Catalog, FieldKind, LongInput, ModelKind, Slot, ToolClass,
-            TurnRules,
+            Approval, AuditRules, Cache, Caps, Catalog, FieldKind, LongInput, ModelKind, Overflow, Runtime,
+            Slot, ToolClass, TurnRules,
         },
     },
     seam::Level,
@@ -154,6 +154,17 @@ fn every_key_has_its_meaning() {
     let guard = rollout.plan.guard;
     assert_eq!((guard.failed, guard.empty, guard.schema), (Some(50), None, Some(100)));
     assert_eq!((guard.p95, guard.tokens), (Some(200), None));
+    let local = catalog.model("local_chat").expect("named");
+    let runtime = Runtime {
+        replicas: vec!["http://model-gateway-2:8000/v1".into()],
+        context_tokens: Some(8_192),
+        max_tokens: Some(1_024),
+        on_overflow: Overflow::Trim,
+        fallback: Some("small_chat".into()),
+    };
+    assert_eq!((&local.runtime, local.replicas()), (&runtime, 2));
+    let servers: Vec<_> = catalog.servers().map(|(name, _)| name).collect();
+    assert_eq!(servers, ["local_chat", "local_chat#1", "small_chat"]);
     let support = catalog.intent("support").expect("named");
     assert_eq!(support.by_role, [("vip".to_owned(), "support_v1".to_owned())]);
     assert_eq!(support.max_tokens, Some(800));

@@ -150,6 +150,8 @@ async fn a_runtime_that_hangs_dies_or_talks_rubbish_costs_no_more_than_its_time(
         assert_eq!((answer.status, code.as_str()), expected, "{directive} {stream}: {}", answer.text);
         assert!(error["message"].is_string() && error["type"].is_string() && error["traceId"].is_string());
         assert!(!answer.text.contains(runtime::DETAIL), "{}", answer.text);
+        // Five failures in a row would give it a rest.
+        assert_eq!(text(&models.ask(&say("local", "well", false)).await), "echo: well");
     }
     for directive in ["stall=1", "cut"] {
         let answer = models.ask(&say("local", &format!("one two three [[rt:{directive}]]"), true)).await;
