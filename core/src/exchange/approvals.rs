@@ -203,6 +203,7 @@ impl Exchange {
         }
         self.story.tool = Some(approval.tool.clone());
         self.story.approves = Some(word.approves);
+        self.story.shown = Some(auth::hex(&approval.digest[..8]));
         let decide = Decide {
             owner: self.viewer(),
             call: named.call,
@@ -216,6 +217,7 @@ impl Exchange {
 
     fn decided(&mut self, policy: &Policy, decided: Decided, now: Moment) {
         let Some(named) = self.facts.approval.clone() else { return };
+        self.story.decided = Some(format!("{decided:?}").to_lowercase());
         let (state, complete) = match decided {
             Decided::Waiting => ("waiting", false),
             Decided::Now(verdict) => (word(verdict), true),

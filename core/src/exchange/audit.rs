@@ -93,19 +93,6 @@ impl Passage {
     }
 }
 
-/// Something that was decided on the way and is not in the [`Story`]: a tool's call, an approval.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Decision {
-    /// `tool`, `approval`.
-    pub what: String,
-    /// The tool's name, the approval's number. Never what a person wrote.
-    pub name: String,
-    /// The tool's class, who approved.
-    pub by: String,
-    /// What was decided or came of it.
-    pub outcome: String,
-}
-
 /// The stage whose decision a code is.
 fn stage(code: Code) -> &'static str {
     match code {
@@ -134,13 +121,22 @@ fn kind(facts: &Facts) -> Option<&'static str> {
         Route::Login | Route::Renew | Route::Token => "login",
         Route::Revoke => "revoke",
         Route::Steer => "order",
+        Route::Decide | Route::OperatorDecides => "approval",
+        Route::CancelTurn => "cancel",
+        Route::Completions => "completion",
         route if route.is_operators() => "look",
         _ => return None,
     })
 }
 
 /// The record of a request that is over.
-pub(super) fn record(policy: &Policy, facts: &Facts, story: &Story, now: Moment) -> Option<Output> {
+pub(super) fn record(
+    policy: &Policy,
+    facts: &Facts,
+    story: &Story,
+    runs: bool,
+    now: Moment,
+) -> Option<Output> {
     // A browser's question whether it may ask decides nothing.
     if story.status == 204 || !policy.audits() {
         return None;
@@ -156,6 +152,12 @@ pub(super) fn record(policy: &Policy, facts: &Facts, story: &Story, now: Moment)
         record["subject"] = subject.as_str().into();
     }
     record["decisions"] = decisions(facts, story);
+    // Of a turn that outlives its connection: what its client's request was to it, or what its runner did.
+    if runs {
+        record["part"] = "run".into();
+    } else if let Some(turn) = story.turn {
+        record["part"] = json!(turn);
+    }
     for (name, passage) in [("input", &story.asked), ("answer", &story.answered)] {
         if let Some(passage) = passage {
             record[name] = passage.show(policy);
@@ -257,7 +259,23 @@ fn decisions(facts: &Facts, story: &Story) -> Value {
             "what": "schema", "outcome": outcome("schema"), "violations": story.violations,
         }));
     }
-    all.extend(story.decisions.iter().map(|decision| json!(decision)));
+    if story.takeover || story.lost || story.cancelled {
+        all.push(json!({
+            "what": "run", "takeover": story.takeover, "lost": story.lost, "cancelled": story.cancelled,
+        }));
+    }
+    all.extend(story.calls.iter().map(|call| {
+        json!({
+            "what": "tool", "tool": call.tool, "class": call.class, "outcome": call.outcome,
+            "arguments": call.digest, "by": call.by,
+        })
+    }));
+    if let (Some(tool), Some(approves)) = (&story.tool, story.approves) {
+        all.push(json!({
+            "what": "approval", "tool": tool, "approves": approves, "arguments": story.shown,
+            "by": story.subject, "outcome": story.decided,
+        }));
+    }
     Value::from(all)
 }
 

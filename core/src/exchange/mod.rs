@@ -757,7 +757,7 @@ impl Exchange {
         if let Some(record) = self.story.line(policy, &self.facts, self.run.is_some(), now) {
             self.outputs.push_back(record);
         }
-        self.outputs.extend(audit::record(policy, &self.facts, &self.story, now));
+        self.outputs.extend(audit::record(policy, &self.facts, &self.story, self.run.is_some(), now));
         self.measure(policy, now);
         self.phase = Phase::Done;
         self.end_run();

@@ -4,12 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::time::{Duration, SystemTime};
 
-use super::{
-    Facts,
-    audit::{Decision, Passage},
-    gates::Caller,
-    tools::CallStory,
-};
+use super::{Facts, audit::Passage, gates::Caller, tools::CallStory};
 use crate::{
     measure::Sign,
     policy::{
@@ -104,6 +99,8 @@ pub(super) struct Story {
     /// What a person was asked about, and what the person said.
     pub tool: Option<String>,
     pub approves: Option<bool>,
+    pub shown: Option<String>,
+    pub decided: Option<String>,
     /// What was wrong with an answer that was asked for again: keywords and places of its schema.
     pub violations: Vec<String>,
     /// What was said, redacted, where it may be logged at all.
@@ -112,7 +109,6 @@ pub(super) struct Story {
     /// What the audit ledger says of both, and what was decided beside the usual.
     pub asked: Option<Passage>,
     pub answered: Option<Passage>,
-    pub decisions: Vec<Decision>,
 }
 
 /// What a request was to a turn.
