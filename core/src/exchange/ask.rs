@@ -12,6 +12,7 @@ use super::{
     audit::Passage,
     chat::{self, LONGEST_LINE, Shelf, Tokens, Turn, USUAL_ANSWER, Voice, Waiting, Weight},
     gates::{Caller, STORE_PATIENCE},
+    notices,
     pieces::Pieces,
     record,
 };
@@ -401,6 +402,7 @@ impl Exchange {
         let first = first.unwrap_or(profile);
         self.story.warnings.clone_from(&warnings);
         self.story.asked = Some(Passage::of(policy, &input.text));
+        self.story.title = notices::title(policy, &intent, &input.text);
         if policy.logs_content() {
             self.story.input = Some(record::excerpt(policy, &input.text));
         }

@@ -364,8 +364,8 @@ impl Exchange {
         let roles = &policy.login.roles;
         let role = roles.iter().find(|(person, _)| *person == subject);
         let role = role.map(|(_, role)| role.clone()).unwrap_or_default();
-        if policy.content.mode != ContentMode::Off {
-            // WeChat checks a text for the person who wrote it.
+        if policy.content.mode != ContentMode::Off || policy.catalog.notify.subscribe.is_some() {
+            // WeChat checks a text for the person who wrote it, and tells them when a turn is over.
             let value = ByteBuf::from(openid.into_bytes());
             let ttl_ms = (policy.login.renewable_s + policy.login.life_s) * 1000;
             self.tell(openid_key(&subject), Op::Write { value, ttl_ms });

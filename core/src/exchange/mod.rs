@@ -17,6 +17,7 @@ mod login;
 mod measure;
 mod metrics;
 mod model;
+mod notices;
 mod operations;
 mod pictures;
 mod pieces;
@@ -53,6 +54,7 @@ use chat::{Turn, Waiting};
 use dues::Dues;
 use gates::{Caller, Lease};
 use inspection::Inspection;
+use notices::Notifying;
 use record::Story;
 pub(crate) use record::timestamp;
 use routes::{Origin, Route};
@@ -63,7 +65,7 @@ use turns::Durable;
 use watching::Watching;
 
 /// The version of the encoded state, its first byte.
-const STATE_VERSION: u8 = 6;
+const STATE_VERSION: u8 = 7;
 
 /// Where an exchange stands. Each variant names what it waits for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -125,6 +127,8 @@ enum Phase {
     Calling(Box<Calling>),
     /// The time to send a call again.
     CallAgain(Box<Calling>),
+    /// Whoever is told of a turn, or what is needed to tell them.
+    Notifying(Box<Notifying>),
     /// What a person is asked, or what became of the person's word.
     Approvals(Box<approvals::Asked>),
     /// How rollouts stand, after an order or without one.
@@ -451,6 +455,7 @@ impl Exchange {
             Phase::Claiming(id, key) => self.in_claim(policy, id, key, &input, now),
             Phase::Restoring(id, saved) => self.in_restoring(policy, id, saved, &input, now),
             Phase::Calling(calling) => self.in_calling(policy, calling, &input, now),
+            Phase::Notifying(notifying) => self.in_notifying(policy, notifying, &input, now),
             phase @ (Phase::Saved(_) | Phase::Ending | Phase::CallAgain(_)) => self.phase = phase,
             Phase::Ledger(id) => self.in_ledger(policy, id, &input, now),
             Phase::Rollouts(asked) => self.in_rollouts(policy, asked, &input, now),
@@ -539,6 +544,7 @@ impl Exchange {
                     // The alarm comes again.
                     Phase::Claiming(..) => {}
                     Phase::Ledger(_) => self.ledger_not_read(policy, now),
+                    Phase::Notifying(notifying) => self.notice_unanswered(policy, *notifying, true, now),
                     Phase::Rollouts(_) => self.rollouts_store_failed(policy, now),
                     Phase::Approvals(asked) => self.approvals_not_read(policy, asked.said(), now),
                     Phase::Metrics(asked) => self.metrics_late(policy, *asked, now),
@@ -572,6 +578,7 @@ impl Exchange {
                     Phase::Probes(probes) => self.probes_done(policy, probes, now),
                     Phase::Calling(calling) => self.call_timed_out(policy, *calling, now),
                     Phase::Model(asked) => self.model_timed_out(policy, asked, reason, now),
+                    Phase::Notifying(notifying) => self.notice_unanswered(policy, *notifying, false, now),
                     Phase::Streaming(turn, streaming) => self.stream_timed_out(policy, turn, streaming, now),
                     Phase::Answer(turn) | Phase::StreamHead(turn) | Phase::StreamRefusal(turn, _) => {
                         self.turn_failed(policy, *turn, &chat::timed_out(), now);
@@ -617,6 +624,7 @@ impl Exchange {
             Phase::Watching(watching) => Some(watching.store_id),
             Phase::Calling(calling) => Some(calling.fetch_id),
             Phase::Ledger(id) => Some(*id),
+            Phase::Notifying(notifying) => Some(notifying.id),
             Phase::LoginGates(asked) => Some(asked.store_id),
             Phase::SendPicture(sending) => Some(sending.store_id),
             Phase::Push(pushed) => pushed.store_id(),
@@ -754,13 +762,18 @@ impl Exchange {
     fn finish(&mut self, policy: &Policy, now: Moment) {
         self.release_lease(policy);
         self.pay(now);
-        if let Some(record) = self.story.line(policy, &self.facts, self.run.is_some(), now) {
+        let event = match &self.run {
+            None => "request",
+            Some(run) if run.is_notice() => "notice",
+            Some(_) => "turn",
+        };
+        if let Some(record) = self.story.line(policy, &self.facts, event, now) {
             self.outputs.push_back(record);
         }
         self.outputs.extend(audit::record(policy, &self.facts, &self.story, self.run.is_some(), now));
         self.measure(policy, now);
         self.phase = Phase::Done;
-        self.end_run();
+        self.end_run(policy, now);
     }
 
     /// The last of an answer has been sent.

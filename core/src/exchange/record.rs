@@ -103,6 +103,8 @@ pub(super) struct Story {
     pub decided: Option<String>,
     /// What was wrong with an answer that was asked for again: keywords and places of its schema.
     pub violations: Vec<String>,
+    /// The first words of what was asked, redacted, where a notice shows them. Never logged.
+    pub title: Option<String>,
     /// What was said, redacted, where it may be logged at all.
     pub input: Option<String>,
     pub answer: Option<String>,
@@ -154,6 +156,45 @@ pub(super) fn rollout(policy: &Policy, facts: &Facts, intent: &str, change: &Cha
     Output::Record { level, line: line.to_string() }
 }
 
+/// What came of a notice about a turn, or of one attempt to give it: a line of its own.
+pub(super) struct Told<'a> {
+    pub event: &'static str,
+    /// When it happened that is told.
+    pub at_ms: u64,
+    pub intent: &'a str,
+    pub way: &'static str,
+    pub outcome: &'static str,
+    pub attempts: u32,
+    /// The backend's status; WeChat's `errcode`; why there is no access token.
+    pub status: Option<i64>,
+    pub errcode: Option<i64>,
+    pub code: Option<Code>,
+}
+
+impl Told<'_> {
+    /// The line, unless the settings do not want it.
+    pub(super) fn record(&self, policy: &Policy, facts: &Facts, level: Level, now: Moment) -> Option<Output> {
+        if level < policy.log_level {
+            return None;
+        }
+        let mut line = json!({
+            "ts": timestamp(now.unix_ms), "level": level_name(level), "event": "notice",
+            "traceId": facts.trace_id, "requestId": facts.request_id, "host": policy.host.name,
+            "env": policy.environment.name(), "intent": self.intent, "about": self.event, "way": self.way,
+            "outcome": self.outcome, "attempts": self.attempts, "ms": now.unix_ms.saturating_sub(self.at_ms),
+        });
+        for (name, number) in [("status", self.status), ("errcode", self.errcode)] {
+            if let Some(number) = number {
+                line[name] = number.into();
+            }
+        }
+        if let Some(code) = self.code {
+            line["code"] = code.name().into();
+        }
+        Some(Output::Record { level, line: line.to_string() })
+    }
+}
+
 impl Story {
     /// Adds what a request to a model cost.
     pub(super) fn spent(&mut self, usage: Usage) {
@@ -168,10 +209,9 @@ impl Story {
         [self.check_failed, self.risk_failed].contains(&Some(Code::WechatMisconfigured))
     }
 
-    /// The line, unless the settings do not want it.
-    ///
-    /// `runs` says that it is not a request's, but that of a turn whose clients are elsewhere.
-    pub(super) fn line(&self, policy: &Policy, facts: &Facts, runs: bool, now: Moment) -> Option<Output> {
+    /// The line, unless the settings do not want it. `event` says what it is of: a `request`, a `turn`
+    /// whose clients are elsewhere, or a `notice` that could not be read.
+    pub(super) fn line(&self, policy: &Policy, facts: &Facts, event: &str, now: Moment) -> Option<Output> {
         let level = match self.code {
             Some(code) => code.level(),
             None if self.store_failed || self.is_misconfigured() => Level::Error,
@@ -187,7 +227,7 @@ impl Story {
         let mut put = |key: &str, value: Value| line.insert(key.into(), value);
         put("ts", timestamp(now.unix_ms).into());
         put("level", level_name(level).into());
-        put("event", if runs { "turn" } else { "request" }.into());
+        put("event", event.into());
         put("traceId", facts.trace_id.as_str().into());
         put("requestId", facts.request_id.as_str().into());
         put("host", policy.host.name.as_str().into());

@@ -13,11 +13,12 @@ use super::{
     Exchange, Phase, Timers,
     chat::{Turn, Voice, Waiting},
     gates::STORE_PATIENCE,
+    notices::{self, Notifying},
     tools::Calling,
     turns,
 };
 use crate::{
-    policy::{Policy, auth},
+    policy::{Policy, auth, notify},
     seam::{Input, Moment, Output},
     state::{
         Op, Outcome,
@@ -31,7 +32,7 @@ const HEED: u64 = LEASE_MS / 3;
 /// Milliseconds after which a store that failed is asked again.
 const RETRY: u64 = 1_000;
 /// So many runners may die at one checkpoint; the next one gives the turn up.
-const MOST_TRIES: u32 = 4;
+pub(super) const MOST_TRIES: u32 = 4;
 
 /// What a runner knows of its turn's cell.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -42,8 +43,10 @@ pub(super) struct Run {
     ticket: u64,
     /// What is to be said next.
     queue: Vec<TurnOp>,
+    /// What goes to other cells with the next point or end. It may be said twice.
+    beside: Vec<(String, Op)>,
     /// What is being said.
-    flight: Option<(u32, Vec<TurnOp>)>,
+    flight: Option<Flight>,
     /// What it is woken by.
     watch: Option<u32>,
     /// The number of the last event.
@@ -56,6 +59,40 @@ pub(super) struct Run {
     pub(super) ended: Option<Ended>,
     /// It is not wanted any more.
     cancelled: bool,
+}
+
+/// A list of operations on its way to the store.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Flight {
+    id: u32,
+    ops: Vec<TurnOp>,
+    /// What goes to other cells, and before which of the others.
+    beside: Vec<(String, Op)>,
+    at: usize,
+}
+
+impl Run {
+    /// Whether it runs a notice and no turn.
+    pub(super) fn is_notice(&self) -> bool {
+        notices::is_key(&self.key)
+    }
+
+    /// The next list. What goes to other cells comes just before the point or end that it is about,
+    /// and after something of the runner's own: who has lost the turn touches nothing.
+    fn load(&mut self, id: u32) -> Flight {
+        let (mut ops, beside) = (std::mem::take(&mut self.queue), std::mem::take(&mut self.beside));
+        let is_point = |op: &TurnOp| matches!(op, TurnOp::Save { .. } | TurnOp::End { .. });
+        let mut at = ops.iter().position(is_point).unwrap_or(ops.len());
+        if at == 0 && !beside.is_empty() {
+            ops.insert(0, TurnOp::Append { epoch: self.epoch, events: Vec::new() });
+            at = 1;
+        }
+        Flight { id, ops, beside, at }
+    }
+
+    fn waits_for(&self, id: u32) -> bool {
+        self.flight.as_ref().is_some_and(|flight| flight.id == id)
+    }
 }
 
 /// From where a turn goes on.
@@ -71,6 +108,8 @@ pub(super) enum Next {
     Call(Box<Calling>),
     /// It is known what came of it.
     Called(Box<Calling>),
+    /// Somebody is told what another turn has come to.
+    Notify(Box<Notifying>),
 }
 
 /// A point from which a turn can go on.
@@ -135,6 +174,7 @@ impl Exchange {
             epoch: claimed.epoch,
             ticket: self.facts.ticket,
             queue: Vec::new(),
+            beside: Vec::new(),
             flight: None,
             watch: None,
             last: numbers_before(claimed.epoch),
@@ -160,6 +200,9 @@ impl Exchange {
         let Phase::Saved(saved) = std::mem::replace(&mut self.phase, Phase::Done) else {
             return self.fail(policy, &interrupted(), now);
         };
+        if let Next::Notify(notifying) = saved.next {
+            return self.take_up_notice(policy, *notifying, claimed, now);
+        }
         self.timers.turn = Some(now.unix_ms.saturating_add(saved.left_ms));
         let failure = match claimed {
             Claimed { cancel: true, .. } => Some(cancelled()),
@@ -218,6 +261,8 @@ impl Exchange {
             Next::Asked(calling) => self.answered(policy, *calling, approval, now),
             Next::Call(calling) => self.call_saved(policy, *calling, true, now),
             Next::Called(calling) => self.called(policy, *calling, now),
+            // It was taken up before.
+            Next::Notify(_) => {}
         }
     }
 
@@ -279,15 +324,24 @@ impl Exchange {
     }
 
     /// Everything is paid and written down: the end goes into the cell.
-    pub(super) fn end_run(&mut self) {
-        if self.run.is_none() {
-            return;
-        }
+    pub(super) fn end_run(&mut self, policy: &Policy, now: Moment) {
+        let Some(run) = &mut self.run else { return };
+        let ended = run.ended.take();
+        let is_notice = run.is_notice();
         self.timers = Timers { run: self.timers.run, ..Timers::default() };
         let nothing =
             || Ended { state: State::Failed, status: 500, retry_after_s: None, body: ByteBuf::from(*b"{}") };
+        let ended = ended.unwrap_or_else(nothing);
+        if !is_notice {
+            let event = match ended.state {
+                State::Done => notify::Event::Done,
+                State::Cancelled => notify::Event::Cancelled,
+                State::Expired => notify::Event::Expired,
+                _ => notify::Event::Failed,
+            };
+            self.give_notice(policy, event, None, now);
+        }
         if let Some(run) = &mut self.run {
-            let ended = run.ended.take().unwrap_or_else(nothing);
             run.queue.push(TurnOp::End { epoch: run.epoch, ended, errand: None });
             self.phase = Phase::Ending;
         }
@@ -300,6 +354,13 @@ impl Exchange {
         if let Some(run) = &mut self.run {
             run.queue.push(TurnOp::Save { epoch: run.epoch, checkpoint, then });
             self.phase = Phase::Saved(Box::new(Saved { next, left_ms, body }));
+        }
+    }
+
+    /// Something for another cell, in the list in which what is said next is said.
+    pub(super) fn say_beside(&mut self, key: String, op: Op) {
+        if let Some(run) = &mut self.run {
+            run.beside.push((key, op));
         }
     }
 
@@ -322,10 +383,12 @@ impl Exchange {
             return;
         }
         self.next_id = self.next_id.wrapping_add(1);
-        let ops = std::mem::take(&mut run.queue);
-        let list = ops.iter().map(|op| (run.key.clone(), Op::Turn(op.clone()))).collect();
+        let flight = run.load(id);
+        let mut list: Vec<(String, Op)> =
+            flight.ops.iter().map(|op| (run.key.clone(), Op::Turn(op.clone()))).collect();
+        list.splice(flight.at..flight.at, flight.beside.iter().cloned());
         self.outputs.push_back(Output::Store { id, ops: list });
-        run.flight = Some((id, ops));
+        run.flight = Some(flight);
         self.timers.run = Some(now.unix_ms + STORE_PATIENCE);
     }
 
@@ -333,15 +396,17 @@ impl Exchange {
     pub(super) fn in_run(&mut self, policy: &Policy, input: &Input<'_>, now: Moment) -> bool {
         let Some(run) = &mut self.run else { return false };
         match input {
-            Input::Stored { id, outcomes } if run.flight.as_ref().is_some_and(|(flight, _)| flight == id) => {
-                let ops = run.flight.take().map(|(_, ops)| ops).unwrap_or_default();
+            Input::Stored { id, outcomes } if run.waits_for(*id) => {
+                let Some(Flight { ops, beside, at, .. }) = run.flight.take() else { return false };
                 run.failing = false;
                 run.heard_ms = now.unix_ms;
                 self.timers.run = Some(now.unix_ms + HEED);
-                self.run_stored(policy, *id, &ops, outcomes, now);
+                let (before, rest) = outcomes.split_at(at.min(outcomes.len()));
+                let own = before.iter().chain(rest.iter().skip(beside.len()));
+                self.run_stored(policy, *id, ops.iter().zip(own), now);
                 true
             }
-            Input::StoreFailed { id } if run.flight.as_ref().is_some_and(|(flight, _)| flight == id) => {
+            Input::StoreFailed { id } if run.waits_for(*id) => {
                 self.run_store_failed(policy, now);
                 true
             }
@@ -354,12 +419,20 @@ impl Exchange {
         }
     }
 
-    fn run_stored(&mut self, policy: &Policy, id: u32, ops: &[TurnOp], outcomes: &[Outcome], now: Moment) {
+    fn run_stored<'a>(
+        &mut self,
+        policy: &Policy,
+        id: u32,
+        answered: impl Iterator<Item = (&'a TurnOp, &'a Outcome)>,
+        now: Moment,
+    ) {
         let (mut saved, mut over, mut cancel) = (false, false, false);
-        for (op, outcome) in ops.iter().zip(outcomes) {
+        let is_ending = matches!(self.phase, Phase::Ending);
+        for (op, outcome) in answered {
             match (op, outcome) {
-                // An end that was said twice, since the store's first answer got lost.
                 (TurnOp::End { .. }, Outcome::Turn(_)) => over = true,
+                // An end that was said twice, since the store's first answer got lost.
+                (_, Outcome::Turn(TurnOutcome::Lost)) if is_ending => over = true,
                 (_, Outcome::Turn(TurnOutcome::Lost)) => return self.lose_run(policy, now),
                 (TurnOp::Save { .. }, Outcome::Turn(TurnOutcome::Saved)) => saved = true,
                 (TurnOp::Heed { .. }, Outcome::Turn(TurnOutcome::Heeded { cancel: true })) => cancel = true,
@@ -394,14 +467,18 @@ impl Exchange {
             Next::Begin(waiting) => self.begin_run(policy, *waiting, now),
             Next::Ask(waiting) => self.ask_now(policy, *waiting, now),
             // Nobody runs the turn while a person is asked.
-            Next::Asked(_) => {
-                self.drop_watch();
-                self.timers = Timers::default();
-                self.phase = Phase::Done;
-            }
+            Next::Asked(_) => self.rest_run(),
             Next::Call(calling) => self.call_saved(policy, *calling, false, now),
             Next::Called(calling) => self.called(policy, *calling, now),
+            Next::Notify(notifying) => self.notice_saved(*notifying, now),
         }
+    }
+
+    /// Nobody runs it until its alarm goes off.
+    pub(super) fn rest_run(&mut self) {
+        self.drop_watch();
+        self.timers = Timers::default();
+        self.phase = Phase::Done;
     }
 
     /// It is time to say that the runner is there, or the store does not answer.
@@ -411,7 +488,7 @@ impl Exchange {
             self.timers.run = None;
             return;
         };
-        if let Some((id, _)) = &run.flight {
+        if let Some(Flight { id, .. }) = &run.flight {
             self.outputs.push_back(Output::Cancel { id: *id });
             return self.run_store_failed(policy, now);
         }
@@ -425,9 +502,11 @@ impl Exchange {
     fn run_store_failed(&mut self, policy: &Policy, now: Moment) {
         self.story.store_failed = true;
         let Some(run) = &mut self.run else { return };
-        if let Some((_, mut ops)) = run.flight.take() {
+        if let Some(Flight { mut beside, mut ops, .. }) = run.flight.take() {
             ops.append(&mut run.queue);
             run.queue = ops;
+            beside.append(&mut run.beside);
+            run.beside = beside;
         }
         run.failing = true;
         self.timers.run = Some(now.unix_ms + RETRY);
@@ -440,7 +519,12 @@ impl Exchange {
     fn lose_run(&mut self, policy: &Policy, now: Moment) {
         self.cancel();
         self.drop_watch();
-        self.run = None;
+        let is_notice = self.run.take().is_some_and(|run| run.is_notice());
+        if is_notice {
+            // Whoever has it says what comes of it.
+            self.phase = Phase::Done;
+            return;
+        }
         // What a turn counts for is counted by whoever ends it.
         self.dues.forget_counts();
         self.story.code = Some(Code::Interrupted);

@@ -13,6 +13,7 @@ mod gates;
 mod login;
 mod measure;
 mod model;
+mod notices;
 mod operations;
 mod pictures;
 #[cfg(not(target_arch = "wasm32"))]

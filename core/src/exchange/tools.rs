@@ -20,6 +20,7 @@ use crate::{
     policy::{
         Policy, auth,
         catalog::{Approval as Approvers, Tool, ToolClass},
+        notify::Event,
     },
     seam::{FetchFailure, Input, Moment, Output, find_header},
     state::{
@@ -138,13 +139,20 @@ impl Exchange {
             (calling.tries, calling.begun) = (0, false);
             return match tool.approve {
                 None => self.send_call(policy, calling, now),
-                Some(approvers) => self.ask_person(calling, tool, approvers, now),
+                Some(approvers) => self.ask_person(policy, calling, tool, approvers, now),
             };
         }
     }
 
     /// A person is to say whether this may be done.
-    fn ask_person(&mut self, calling: Calling, tool: &Tool, approvers: Approvers, now: Moment) {
+    fn ask_person(
+        &mut self,
+        policy: &Policy,
+        calling: Calling,
+        tool: &Tool,
+        approvers: Approvers,
+        now: Moment,
+    ) {
         let approval = Approval {
             call: calling.number(),
             tool: tool.name.clone(),
@@ -171,6 +179,7 @@ impl Exchange {
         self.tell(LIST.to_owned(), Op::Enlist(entry));
         let event = serde_json::json!({"approvalId": id, "tool": tool.name, "need": approval.need});
         self.keep_events(&format!("event: approval\ndata: {event}\n\n"));
+        self.give_notice(policy, Event::NeedsApproval, Some(&id), now);
         self.save(Next::Asked(Box::new(calling)), None, Then::Ask(approval), now);
     }
 

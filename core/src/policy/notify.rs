@@ -163,6 +163,11 @@ pub struct Subscribe {
 }
 
 impl Subscribe {
+    /// Whether the first words of the question are in it.
+    pub(crate) fn shows_question(&self) -> bool {
+        self.data.iter().any(|(_, parts)| parts.contains(&Part::Slot(Slot::Title)))
+    }
+
     /// What people read for an intent.
     pub(crate) fn name_of<'n>(&'n self, intent: &'n str) -> &'n str {
         self.names.iter().find(|(name, _)| name == intent).map_or(intent, |(_, words)| words)

@@ -50,7 +50,7 @@ impl Message {
 
 /// The same for the same event of the same turn, and without a full stop, which separates what is
 /// signed. A turn may need more than one approval.
-fn id(notice: &Notice<'_>) -> String {
+pub(crate) fn id(notice: &Notice<'_>) -> String {
     let mut hash = Sha256::new();
     for part in [notice.request_id, notice.event.name(), notice.approval.unwrap_or_default()] {
         hash.update((part.len() as u64).to_le_bytes());

@@ -40,7 +40,7 @@ fn tool(name: &str, class: ToolClass, approve: Option<Approval>) -> Tool {
     }
 }
 
-fn with_tools(approve: Approval) -> Policy {
+pub(super) fn with_tools(approve: Approval) -> Policy {
     let mut policy = harmless();
     policy.admin_keys = vec![KeyDigest::of(ADMIN.as_bytes()), KeyDigest::of(b"admin-two")];
     policy.catalog.tools =
@@ -71,7 +71,7 @@ fn wants(calls: &[(&str, &str)]) -> String {
 }
 
 /// The model of a runner asks for calls.
-fn propose(run: &mut World, calls: &[(&str, &str)]) {
+pub(super) fn propose(run: &mut World, calls: &[(&str, &str)]) {
     run.opens_stream();
     run.lines(&wants(calls));
     run.closes();

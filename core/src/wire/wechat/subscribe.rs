@@ -98,6 +98,8 @@ pub(crate) enum Sent {
     Again {
         /// Milliseconds.
         after_ms: u64,
+        /// WeChat's, where it gave one.
+        errcode: Option<i64>,
     },
     /// The access token is over: fetch one and send again, once.
     TokenStale,
@@ -118,19 +120,20 @@ struct Answer {
 pub(crate) fn sent(status: u16, body: &[u8]) -> Sent {
     let answer = serde_json::from_slice::<Answer>(body).ok().filter(|_| status == 200);
     let Some(errcode) = answer.and_then(|answer| answer.errcode) else {
-        return Sent::Again { after_ms: 10_000 };
+        return Sent::Again { after_ms: 10_000, errcode: None };
     };
+    let again = |after_ms| Sent::Again { after_ms, errcode: Some(errcode) };
     match errcode {
         0 => Sent::Delivered,
         code if is_token_error(code) => Sent::TokenStale,
         43101 => Sent::NotSubscribed,
         // Another message to the same person is on its way.
-        43108 => Sent::Again { after_ms: 2_000 },
+        43108 => again(2_000),
         // WeChat is busy.
-        -1 => Sent::Again { after_ms: 5_000 },
+        -1 => again(5_000),
         // Calls of a minute; calls of a day.
-        45011 => Sent::Again { after_ms: 60_000 },
-        45009 => Sent::Again { after_ms: 3_600_000 },
+        45011 => again(60_000),
+        45009 => again(3_600_000),
         // The person's openid; a word that WeChat does not let through.
         40003 | 45168 => Sent::Refused(errcode),
         // The app's id, its template, the page, whether it may send at all, the fields' form.
@@ -216,10 +219,10 @@ mod tests {
             (40014, Sent::TokenStale),
             (42001, Sent::TokenStale),
             (43101, Sent::NotSubscribed),
-            (43108, Sent::Again { after_ms: 2_000 }),
-            (-1, Sent::Again { after_ms: 5_000 }),
-            (45011, Sent::Again { after_ms: 60_000 }),
-            (45009, Sent::Again { after_ms: 3_600_000 }),
+            (43108, Sent::Again { after_ms: 2_000, errcode: Some(43108) }),
+            (-1, Sent::Again { after_ms: 5_000, errcode: Some(-1) }),
+            (45011, Sent::Again { after_ms: 60_000, errcode: Some(45011) }),
+            (45009, Sent::Again { after_ms: 3_600_000, errcode: Some(45009) }),
             (40003, Sent::Refused(40003)),
             (45168, Sent::Refused(45168)),
             (40037, Sent::Misconfigured(40037)),
@@ -235,9 +238,9 @@ mod tests {
             }
         }
         for body in ["", "{}", "[]", "<html>", r#"{"errcode":null}"#] {
-            assert_eq!(sent(200, body.as_bytes()), Sent::Again { after_ms: 10_000 }, "{body}");
+            assert_eq!(sent(200, body.as_bytes()), Sent::Again { after_ms: 10_000, errcode: None }, "{body}");
         }
-        assert_eq!(sent(502, br#"{"errcode":0}"#), Sent::Again { after_ms: 10_000 });
+        assert_eq!(sent(502, br#"{"errcode":0}"#), Sent::Again { after_ms: 10_000, errcode: None });
     }
 
     #[cfg(not(target_arch = "wasm32"))]
@@ -262,7 +265,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_answered(bytes in proptest::collection::vec(0_u8..=255, 0..200)) {
-            proptest::prop_assert_eq!(sent(200, &bytes), Sent::Again { after_ms: 10_000 });
+            proptest::prop_assert_eq!(sent(200, &bytes), Sent::Again { after_ms: 10_000, errcode: None });
         }
     }
 }
