@@ -111,7 +111,7 @@ enum Event {
     /// The request's body is there again.
     Restored(u32, Vec<Bytes>),
     Woken(u32),
-    Stats(u32, Totals, Process),
+    Stats(u32, Box<Totals>, Process),
     Whole {
         id: u32,
         status: u16,
@@ -457,7 +457,9 @@ impl Driver {
             }
             Output::Stats { id } => {
                 let worker = Rc::clone(&self.worker);
-                let all = async move { Event::Stats(id, worker.stats.all().await, worker.stats.process()) };
+                let all = async move {
+                    Event::Stats(id, Box::new(worker.stats.all().await), worker.stats.process())
+                };
                 self.waiting.push((id, Box::pin(all)));
             }
             Output::Deadline { at_ms, .. } => {
