@@ -74,9 +74,11 @@ impl Phase {
             | Self::Metrics(_) => StageName::Gates,
             Self::Shared(_) | Self::Watching(_) => StageName::Shared,
             Self::Queue(_) => StageName::Queue,
-            Self::CheckText(..) | Self::CheckAnswer(..) | Self::LoginAnswer(_) | Self::LoginRisk(_) => {
-                StageName::Wechat
-            }
+            Self::CheckText(..)
+            | Self::CheckAnswer(..)
+            | Self::LoginAnswer(_)
+            | Self::LoginRisk(_)
+            | Self::Notifying(_) => StageName::Wechat,
             Self::Answer(_)
             | Self::StreamHead(_)
             | Self::StreamRefusal(..)

@@ -256,6 +256,7 @@ impl Exchange {
             dues: Dues::default(),
             durable: None,
             run: None,
+            stages: Default::default(),
             next_id: 1,
             outputs: Default::default(),
         };
