@@ -21,6 +21,13 @@ pub(super) fn channels(root: &Node, names: &Names<'_>, report: &mut Report) -> V
     let entries = section_of(root, "channels").iter();
     let mut channels: Vec<Channel> = entries.map(|entry| channel(entry, &intents, names, report)).collect();
     channels.sort_by(|a, b| a.name.cmp(&b.name));
+    if let Some(first) = section_of(root, "channels").first() {
+        report.warning(
+            first.place,
+            "channels are checked and not served yet",
+            "nothing listens to DingTalk in this version",
+        );
+    }
     channels
 }
 

@@ -332,7 +332,7 @@ impl Exchange {
     /// Sends the request to OpenClaw. Where the agent may act, it is saved before that it was asked.
     pub(super) fn ask(&mut self, policy: &Policy, waiting: Waiting, now: Moment) {
         if self.run.is_some() && may_act(policy, &waiting) {
-            return self.save(Next::Ask(Box::new(waiting)), None, Then::GoOn, now);
+            return self.save(Next::Ask(Box::new(waiting)), Then::GoOn, now);
         }
         self.ask_now(policy, waiting, now);
     }

@@ -152,7 +152,8 @@ impl Exchange {
             _ => None,
         });
         let sample = Sample {
-            route: self.facts.route.name().into(),
+            // Its client's request was counted as one, and was no turn.
+            route: if self.run.is_some() { "turn" } else { self.facts.route.name() }.into(),
             status: if self.story.client_gone { 499 } else { self.story.status },
             code: self.story.code,
             total_ms,
@@ -163,8 +164,8 @@ impl Exchange {
             signs,
             store_failed: self.story.store_failed,
             unchecked: self.story.unchecked,
-            turn: self.turn_sample(policy, now),
-            failed_tools: Vec::new(),
+            turn: self.turn_sample(policy, now).filter(|_| self.story.turn.is_none()),
+            failed_tools: self.failed_tools(),
             trace: Trace {
                 trace_id: self.w3c_trace_id().into(),
                 span_id: self.span_id(),
@@ -175,6 +176,13 @@ impl Exchange {
             },
         };
         self.outputs.push_back(Output::Measure(Box::new(sample)));
+    }
+
+    /// Names of the configuration only: what a model made up is no tool.
+    fn failed_tools(&self) -> Vec<String> {
+        let calls = self.story.calls.iter();
+        let failed = calls.filter(|call| matches!(call.outcome.as_str(), "unknown" | "refused" | "rejected"));
+        failed.map(|call| call.tool.clone()).collect()
     }
 
     /// The turn's part: only of a request that named a model or an intent.

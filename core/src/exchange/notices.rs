@@ -293,7 +293,7 @@ impl Exchange {
             Way::Subscribe => {
                 let attempts = notifying.attempts + 1;
                 let begun = Notifying { begun: true, attempts, ..notifying };
-                self.save(Next::Notify(Box::new(begun)), None, Then::GoOn, now);
+                self.save(Next::Notify(Box::new(begun)), Then::GoOn, now);
             }
         }
     }
@@ -480,7 +480,7 @@ impl Exchange {
         self.note(policy, &notifying, came, now);
         self.timers = Timers { run: self.timers.run, ..Timers::default() };
         let at_ms = now.unix_ms.saturating_add(pause.max(at_least_ms));
-        self.save(Next::Notify(Box::new(notifying.at_rest())), None, Then::Later { at_ms }, now);
+        self.save(Next::Notify(Box::new(notifying.at_rest())), Then::Later { at_ms }, now);
     }
 
     fn notice_over(&mut self, policy: &Policy, notifying: &Notifying, came: Came, now: Moment) {

@@ -59,6 +59,8 @@ pub(super) struct Run {
     pub(super) ended: Option<Ended>,
     /// It is not wanted any more.
     cancelled: bool,
+    /// Where the request's body lies, and its length, when the model needs it.
+    body: Option<(String, u64)>,
 }
 
 /// A list of operations on its way to the store.
@@ -120,6 +122,8 @@ pub(super) struct Saved {
     left_ms: u64,
     /// Where its request's body lies, and its length, when the model needs it.
     pub(super) body: Option<(String, u64)>,
+    /// What came of the question that was asked there; never in a checkpoint.
+    approval: Option<Approval>,
 }
 
 impl Exchange {
@@ -130,7 +134,7 @@ impl Exchange {
         other.run = None;
         other.timers = Timers::default();
         other.lease = None;
-        other.phase = Phase::Saved(Box::new(Saved { next, left_ms, body }));
+        other.phase = Phase::Saved(Box::new(Saved { next, left_ms, body, approval: None }));
         ByteBuf::from(other.encode())
     }
 
@@ -182,6 +186,7 @@ impl Exchange {
             failing: false,
             ended: None,
             cancelled: false,
+            body: None,
         };
         let Some(mut saved) = Self::decode(&claimed.checkpoint) else {
             // Written by another version of this program.
@@ -197,9 +202,10 @@ impl Exchange {
         saved.outputs = std::mem::take(&mut self.outputs);
         *self = saved;
         self.heed();
-        let Phase::Saved(saved) = std::mem::replace(&mut self.phase, Phase::Done) else {
+        let Phase::Saved(mut saved) = std::mem::replace(&mut self.phase, Phase::Done) else {
             return self.fail(policy, &interrupted(), now);
         };
+        saved.approval.clone_from(&claimed.approval);
         if let Next::Notify(notifying) = saved.next {
             return self.take_up_notice(policy, *notifying, claimed, now);
         }
@@ -219,13 +225,16 @@ impl Exchange {
                 _ => self.fail(policy, &failure, now),
             };
         }
+        if let Some(run) = &mut self.run {
+            run.body.clone_from(&saved.body);
+        }
         match saved.body.clone() {
             Some((key, len)) => {
                 let id = self.take_id();
                 self.outputs.push_back(Output::Restore { id, key, len });
                 self.phase = Phase::Restoring(id, saved);
             }
-            None => self.go_on_from(policy, *saved, claimed.approval.as_ref(), now),
+            None => self.go_on_from(policy, *saved, now),
         }
     }
 
@@ -238,16 +247,19 @@ impl Exchange {
         now: Moment,
     ) {
         match input {
-            Input::Stored { id: done, .. } if *done == id => self.go_on_from(policy, *saved, None, now),
+            Input::Stored { id: done, .. } if *done == id => self.go_on_from(policy, *saved, now),
             Input::StoreFailed { id: failed } if *failed == id => {
                 let failure = Failure::new(Code::StoreUnavailable, "the attachments could not be read again");
-                self.fail(policy, &failure.after(5), now);
+                match saved.next {
+                    Next::Call(calling) => self.call_abandoned(policy, *calling, &failure, now),
+                    _ => self.fail(policy, &failure.after(5), now),
+                }
             }
             _ => self.phase = Phase::Restoring(id, saved),
         }
     }
 
-    fn go_on_from(&mut self, policy: &Policy, saved: Saved, approval: Option<&Approval>, now: Moment) {
+    fn go_on_from(&mut self, policy: &Policy, saved: Saved, now: Moment) {
         match saved.next {
             Next::Begin(waiting) => match self.written_anew(policy, *waiting) {
                 Some(waiting) => self.begin_run(policy, waiting, now),
@@ -258,7 +270,7 @@ impl Exchange {
             },
             // The agent may have acted, and nobody knows what came of it.
             Next::Ask(_) => self.fail(policy, &interrupted(), now),
-            Next::Asked(calling) => self.answered(policy, *calling, approval, now),
+            Next::Asked(calling) => self.answered(policy, *calling, saved.approval.as_ref(), now),
             Next::Call(calling) => self.call_saved(policy, *calling, true, now),
             Next::Called(calling) => self.called(policy, *calling, now),
             // It was taken up before.
@@ -348,12 +360,13 @@ impl Exchange {
     }
 
     /// Saves a point, and goes on when it is kept.
-    pub(super) fn save(&mut self, next: Next, body: Option<(String, u64)>, then: Then, now: Moment) {
+    pub(super) fn save(&mut self, next: Next, then: Then, now: Moment) {
+        let body = self.run.as_ref().and_then(|run| run.body.clone());
         let left_ms = self.timers.turn.unwrap_or(now.unix_ms).saturating_sub(now.unix_ms);
         let checkpoint = self.checkpoint(next.clone(), body.clone(), left_ms);
         if let Some(run) = &mut self.run {
             run.queue.push(TurnOp::Save { epoch: run.epoch, checkpoint, then });
-            self.phase = Phase::Saved(Box::new(Saved { next, left_ms, body }));
+            self.phase = Phase::Saved(Box::new(Saved { next, left_ms, body, approval: None }));
         }
     }
 

@@ -180,7 +180,7 @@ impl Exchange {
         let event = serde_json::json!({"approvalId": id, "tool": tool.name, "need": approval.need});
         self.keep_events(&format!("event: approval\ndata: {event}\n\n"));
         self.give_notice(policy, Event::NeedsApproval, Some(&id), now);
-        self.save(Next::Asked(Box::new(calling)), None, Then::Ask(approval), now);
+        self.save(Next::Asked(Box::new(calling)), Then::Ask(approval), now);
     }
 
     /// A person has said something, or has said nothing in time.
@@ -227,7 +227,7 @@ impl Exchange {
         };
         if tool.class != ToolClass::Read && !calling.begun {
             calling.begun = true;
-            return self.save(Next::Call(Box::new(calling)), None, Then::GoOn, now);
+            return self.save(Next::Call(Box::new(calling)), Then::GoOn, now);
         }
         calling.begun = true;
         calling.tries += 1;
@@ -321,7 +321,7 @@ impl Exchange {
         if class == Some(ToolClass::Read) {
             return self.next_call(policy, calling, now);
         }
-        self.save(Next::Called(Box::new(calling)), None, Then::GoOn, now);
+        self.save(Next::Called(Box::new(calling)), Then::GoOn, now);
     }
 
     /// What came of the call is kept.

@@ -176,7 +176,8 @@ impl Exchange {
         let key =
             format!("body:{}:{}", self.facts.request_id, crate::policy::auth::hex(&self.facts.digest[..8]));
         durable.body = Some((key.clone(), len));
-        let ttl_ms = durable.timeout_ms;
+        // A person may be waited for meanwhile.
+        let ttl_ms = durable.timeout_ms.saturating_add(durable.keep_ms);
         let id = self.take_id();
         self.outputs.push_back(Output::KeepBody { id, key, ttl_ms });
         self.phase = Phase::KeepBody(id, waiting);
