@@ -7,7 +7,7 @@
 
 use std::{
     collections::VecDeque,
-    future::poll_fn,
+    future::{Future, poll_fn},
     rc::Rc,
     task::{self, Poll},
 };
@@ -311,10 +311,7 @@ impl Driver {
                 let state = self.worker.state.clone();
                 if id == 0 {
                     let apply = state_cell::apply(state, ops).map(drop);
-                    return match &self.context {
-                        Some(context) => context.wait_until(apply),
-                        None => self.told.push(apply.boxed_local()),
-                    };
+                    return self.later(apply);
                 }
                 let ticketed = ops.iter().find(|(_, op)| op.ticket().is_some());
                 self.ticketed.extend(ticketed.map(|(key, op)| (id, key.clone(), op.clone())));
@@ -382,7 +379,7 @@ impl Driver {
             Output::Record { level: Level::Error, line } => worker::console_error!("{line}"),
             Output::Record { line, .. } => worker::console_log!("{line}"),
             Output::Audit { record } => match self.worker.ledger.clone() {
-                Some(ledger) => self.context.wait_until(ledger::add(ledger, record)),
+                Some(ledger) => self.later(ledger::add(ledger, record)),
                 None => worker::console_log!("{record}"),
             },
             Output::Ledger { id, find } => {
@@ -404,9 +401,11 @@ impl Driver {
             }
             Output::Measure(sample) => {
                 let Worker { state, analytics, .. } = &*self.worker;
-                let absorb = || stats::absorb(&sample, state, analytics.as_ref(), &self.context);
+                let absorb = || stats::absorb(&sample, state, analytics.as_ref());
                 // What cannot be counted costs no answer.
-                let _ = guarded(absorb);
+                if let Ok(Some(collect)) = guarded(absorb) {
+                    self.later(collect);
+                }
             }
             Output::Stats { id } => {
                 let flush = stats::flush(self.worker.state.clone(), stats::any_shard());
@@ -417,6 +416,14 @@ impl Driver {
                 self.waiting.clear();
                 self.deadline = None;
             }
+        }
+    }
+
+    /// Something that nobody waits for, but the platform.
+    fn later(&self, future: impl Future<Output = ()> + 'static) {
+        match &self.context {
+            Some(context) => context.wait_until(future),
+            None => self.told.push(future.boxed_local()),
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 
+use futures_util::{FutureExt as _, future::LocalBoxFuture};
 use js_sys::Date;
 use minigate_core::{
     measure::{Sample, Totals},
@@ -12,7 +13,7 @@ use minigate_core::{
     state::Op,
 };
 use serde_bytes::ByteBuf;
-use worker::{AnalyticsEngineDataPointBuilder, AnalyticsEngineDataset, Context, ObjectNamespace};
+use worker::{AnalyticsEngineDataPointBuilder, AnalyticsEngineDataset, ObjectNamespace};
 
 use super::{js, state_cell};
 
@@ -27,29 +28,29 @@ thread_local! {
     static COLLECTING: Cell<Option<f64>> = const { Cell::new(None) };
 }
 
-/// Counts a request, and sees that it gets to the store.
+/// Counts a request; gives what brings it to the store, unless that is under way.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "milliseconds fit")]
 pub(super) fn absorb(
     sample: &Sample,
     state: &ObjectNamespace,
     analytics: Option<&AnalyticsEngineDataset>,
-    context: &Context,
-) {
+) -> Option<LocalBoxFuture<'static, ()>> {
     let now = Date::now();
     TOTALS.with_borrow_mut(|totals| totals.absorb(sample, now as u64));
     if let Some(dataset) = analytics {
         write_point(sample, dataset);
     }
     if COLLECTING.get().is_some_and(|since| now - since < LOST) {
-        return;
+        return None;
     }
     COLLECTING.set(Some(now));
     let state = state.clone();
-    context.wait_until(async move {
+    let collect = async move {
         js::Sleep::new(COLLECT).await;
         COLLECTING.set(None);
         flush(state, any_shard()).await;
-    });
+    };
+    Some(collect.boxed_local())
 }
 
 /// Writes what was counted. What cannot be written is kept for the next time.
