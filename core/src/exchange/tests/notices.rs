@@ -402,16 +402,24 @@ fn an_end_that_is_said_twice_gives_one_notice() {
 #[test]
 fn who_has_lost_a_turn_tells_nobody_of_it() {
     let policy = telling(harmless(), WEBHOOK);
-    let mut slow = running(&policy, &known(true));
-    let key = slow.store.keys().find(|key| key.starts_with("turn:req_")).expect("a turn").clone();
-    let mut next = World::alarm(policy.clone(), &key, BEGIN + 15_000, slow.store.clone(), 0x33);
-    settle(&mut next);
-    slow.store = next.store.clone();
-    stream_to_end(&mut slow, "旧");
-    assert!(slow.done && notices(&slow.store).is_empty());
-    next.store = slow.store.clone();
-    stream_to_end(&mut next, "新");
-    assert_eq!(notices(&next.store).len(), 1);
+    for fails in [false, true] {
+        let mut slow = running(&policy, &known(true));
+        let key = slow.store.keys().find(|key| key.starts_with("turn:req_")).expect("a turn").clone();
+        let mut next = World::alarm(policy.clone(), &key, BEGIN + 15_000, slow.store.clone(), 0x33);
+        settle(&mut next);
+        slow.store = next.store.clone();
+        if fails {
+            slow.opens(400, &[]);
+            slow.closes();
+            settle(&mut slow);
+        } else {
+            stream_to_end(&mut slow, "旧");
+        }
+        assert!(slow.done && notices(&slow.store).is_empty());
+        next.store = slow.store.clone();
+        stream_to_end(&mut next, "新");
+        assert_eq!(notices(&next.store).len(), 1);
+    }
 }
 
 #[test]
@@ -480,4 +488,86 @@ fn an_openid_is_kept_for_those_who_are_to_be_told() {
     assert!(!kept(&policy));
     policy.catalog.notify = telling(harmless(), SUBSCRIBE).catalog.notify;
     assert!(kept(&policy));
+}
+
+/// Whatever happens to runners, answers and the store.
+#[cfg(not(target_arch = "wasm32"))]
+mod random {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Whether the last fetch is a message.
+    fn is_message(world: &World) -> bool {
+        world.fetches.last().is_some_and(|fetch| fetch.path.starts_with("/cgi-bin/message/"))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(100))]
+
+        #[test]
+        fn a_person_is_told_at_most_once_and_every_notice_comes_to_an_end(
+            ways in prop_oneof![Just(WEBHOOK), Just(SUBSCRIBE)],
+            token in any::<bool>(),
+            acts in proptest::collection::vec(any::<u8>(), 0..24),
+        ) {
+            let policy = telling(harmless(), ways);
+            let run = done(&policy, token);
+            let key = only_notice(&run.store);
+            let mut world = take_up(&policy, &run.store, BEGIN, 0x41);
+            let (mut may_have, mut runners, mut answered) = (false, 0x42, 0);
+            // After the acts nobody answers any more, and no runner lives long enough to give up.
+            for kind in acts.into_iter().chain(core::iter::repeat_n(4, 120)) {
+                if world.done {
+                    let Some(at) = world.alarm_of(&key) else { break };
+                    let now = world.now.max(at);
+                    world = take_up(&policy, &world.store, now, runners);
+                    (runners, answered) = (runners.wrapping_add(1), 0);
+                    prop_assert!(!(may_have && is_message(&world)), "a second message");
+                    continue;
+                }
+                // What was answered is answered: the runner waits for the store.
+                let waits = world.fetches.last().is_some_and(|fetch| fetch.id != answered);
+                let was_message = waits && is_message(&world);
+                if waits && matches!(kind % 6, 0..=2) {
+                    answered = world.fetch().id;
+                }
+                match kind % 6 {
+                    0..=2 if !waits => {}
+                    0 if world.fetch().path == "/cgi-bin/stable_token" => {
+                        wechat(&mut world, &json!({"access_token": "TOKEN-9", "expires_in": 7200}));
+                    }
+                    0 => {
+                        may_have |= was_message;
+                        wechat(&mut world, &json!({"errcode": 0}));
+                    }
+                    1 if ways.webhook => world.whole(503, &[], ""),
+                    1 => {
+                        let errcode = [-1, 42001, 45011][usize::from(kind / 6) % 3];
+                        wechat(&mut world, &json!({"errcode": errcode}));
+                    }
+                    2 => {
+                        may_have |= was_message;
+                        world.breaks(FetchFailure::Reset);
+                    }
+                    3 => world.break_store(),
+                    4 => {
+                        may_have |= was_message;
+                        let now = world.now + 15_000;
+                        world = take_up(&policy, &world.store, now, runners);
+                        (runners, answered) = (runners.wrapping_add(1), 0);
+                        prop_assert!(!(may_have && is_message(&world)), "a second message");
+                        continue;
+                    }
+                    _ => may_have |= world.wait() == DeadlineReason::Attempt && was_message,
+                }
+                if kind % 7 == 0 {
+                    world.break_store();
+                } else {
+                    settle(&mut world);
+                }
+            }
+            prop_assert!(world.done && world.alarm_of(&key).is_none(), "it goes on");
+        }
+    }
 }
