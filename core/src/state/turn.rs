@@ -477,10 +477,6 @@ impl Turn {
     }
 
     fn apply(&mut self, op: &TurnOp, now: u64, wake: &mut Vec<u64>) -> TurnOutcome {
-        if self.checkpoint.is_empty() && !self.state.is_end() && now >= self.expires_ms {
-            // Whoever was to tell its end has died, and nobody can take it over.
-            self.state = State::Expired;
-        }
         match op {
             TurnOp::Create(create) => {
                 if create.digest == self.digest && create.owner == self.owner {
@@ -518,6 +514,13 @@ impl Turn {
         }
     }
 
+    /// How it stands. One that nobody can take over, and whose time is over, has lost whoever was to
+    /// tell its end. That is not written down: who only looks writes nothing.
+    fn state_at(&self, now: u64) -> State {
+        let is_lost = self.checkpoint.is_empty() && !self.state.is_end() && now >= self.expires_ms;
+        if is_lost { State::Expired } else { self.state }
+    }
+
     /// Whether the turn may be seen by this one; an operator sees all.
     fn is_for(&self, owner: Option<&str>) -> bool {
         owner.is_none_or(|owner| owner == self.owner)
@@ -553,7 +556,8 @@ impl Turn {
     /// An operation of the runner's, which says too that it is alive. Who creates a turn without a
     /// checkpoint is its runner, with the epoch 0.
     fn run(&mut self, epoch: u32, now: u64, act: impl FnOnce(&mut Self) -> TurnOutcome) -> TurnOutcome {
-        let its_own = epoch == 0 && self.epoch == 0 && self.checkpoint.is_empty() && !self.state.is_end();
+        let its_own =
+            epoch == 0 && self.epoch == 0 && self.checkpoint.is_empty() && !self.state_at(now).is_end();
         if !its_own && (epoch != self.epoch || self.runner.is_none()) {
             return TurnOutcome::Lost;
         }
@@ -646,8 +650,8 @@ impl Turn {
     }
 
     fn watch(&mut self, watch: &Watch, now: u64) -> TurnOutcome {
-        let mut view = self.view(watch.after);
-        let settled = self.state.is_end() || self.state == State::NeedsApproval;
+        let mut view = self.view(watch.after, now);
+        let settled = view.state.is_end() || view.state == State::NeedsApproval;
         view.waits = match watch.awaited {
             Awaited::Nothing => false,
             Awaited::Events => view.events.is_empty() && !settled,
@@ -666,12 +670,12 @@ impl Turn {
         TurnOutcome::Seen(Box::new(view))
     }
 
-    fn view(&self, after: u32) -> View {
+    fn view(&self, after: u32, now: u64) -> View {
         let events: Vec<Event> = self.events.iter().filter(|event| event.number > after).cloned().collect();
         // Whoever saw the last one that was dropped misses nothing, but nobody knows which it was.
         let gap = self.dropped && events.len() == self.events.len();
         View {
-            state: self.state,
+            state: self.state_at(now),
             created_ms: self.created_ms,
             events,
             gap,
@@ -682,13 +686,13 @@ impl Turn {
     }
 
     fn cancel(&mut self, now: u64, wake: &mut Vec<u64>) -> TurnOutcome {
-        if !self.state.is_end() && !self.cancel {
+        if !self.state_at(now).is_end() && !self.cancel {
             self.cancel = true;
             // Who runs it ends it, with everything that it owes.
             wake.extend(self.heeds.take());
             self.due_ms = now;
         }
-        TurnOutcome::Seen(Box::new(self.view(u32::MAX)))
+        TurnOutcome::Seen(Box::new(self.view(u32::MAX, now)))
     }
 
     fn decide(&mut self, decide: &Decide, now: u64, wake: &mut Vec<u64>) -> TurnOutcome {

@@ -170,6 +170,8 @@ impl World {
         let Op::Turn(turn_op) = op else { return Err("of something else") };
         if self.facts.as_ref().is_some_and(|facts| facts.gone_ms <= self.now) {
             (self.facts, self.over) = (None, true);
+            // Another turn of that name knows nobody who waits for this one.
+            self.watchers.iter_mut().for_each(|watcher| watcher.waits = None);
         }
         let before = self.bytes.take();
         let reduced = reduce(turn_op, before.as_deref().map(Vec::as_slice), self.now);
@@ -219,6 +221,10 @@ impl World {
     /// Whoever waits for what there is now was woken, or is not remembered any more.
     fn check_watchers(&mut self, wake: &[u64]) -> Checked {
         let Some(facts) = &self.facts else { return Ok(()) };
+        if facts.end.is_none() && facts.state == State::Expired {
+            // What the clock alone has done wakes nobody: they look by themselves.
+            return Ok(());
+        }
         for watcher in &mut self.watchers {
             let Some(waits) = watcher.waits else { continue };
             if wake.contains(&watcher.ticket) {
@@ -466,6 +472,8 @@ fn run(sequence: &[u64], logs: bool) -> Result<(), (&'static str, Vec<String>)> 
             checked = world.step(&mut Choice(*step));
         }
     }
+    // One whose alarm nobody served for longer than it is kept is forgotten, and has no end.
+    world.over |= world.facts.as_ref().is_some_and(|facts| facts.gone_ms <= world.now);
     if checked.is_ok() && !world.over {
         world.now = world.now.max(1_000_000);
         checked = world.come_to_an_end(&mut Choice(*first));

@@ -78,7 +78,8 @@ struct Told {
 
 /// The text of an event: what cannot be taken for another one's.
 pub(super) fn text(serial: u32, bytes: usize) -> String {
-    format!("{serial:08}{:1$}", "", bytes)
+    // A width of the formatter is 16 bits.
+    format!("{serial:08}{}", " ".repeat(bytes))
 }
 
 /// Which one it was.
@@ -138,7 +139,7 @@ impl Facts {
     }
 
     pub(super) fn is_settled(&self) -> bool {
-        self.end.is_some() || self.state == State::NeedsApproval
+        self.state.is_end() || self.state == State::NeedsApproval
     }
 
     /// Checks how long it is kept, and remembers it.
@@ -160,6 +161,10 @@ impl Facts {
 
     /// An operation was applied, with this outcome.
     pub(super) fn happens(&mut self, op: &TurnOp, outcome: &TurnOutcome, wake: &[u64], now: u64) -> Checked {
+        if self.owed.is_none() && !self.state.is_end() && now >= self.expires_ms {
+            // Whoever was to tell its end is gone.
+            self.state = State::Expired;
+        }
         let is_for = |owner: &Option<String>| owner.as_ref().is_none_or(|owner| *owner == self.create.owner);
         match (op, outcome) {
             (TurnOp::Create(create), outcome) => {
@@ -181,7 +186,7 @@ impl Facts {
             (TurnOp::Cancel { owner }, TurnOutcome::Seen(view)) => {
                 holds(is_for(owner), "cancelled by somebody else")?;
                 holds(view.state == self.state && view.ended == self.end, "a wrong view")?;
-                if self.end.is_none() && !self.cancel {
+                if !self.state.is_end() && !self.cancel {
                     self.cancel = true;
                     self.due_ms = now;
                     let heard = self.heeds.take().is_none_or(|ticket| wake.contains(&ticket));
@@ -244,7 +249,7 @@ impl Facts {
         else {
             return Err("an outcome of another operation");
         };
-        let creator = *epoch == 0 && self.epoch == 0 && self.owed.is_none() && self.end.is_none();
+        let creator = *epoch == 0 && self.epoch == 0 && self.owed.is_none() && !self.state.is_end();
         let its_own = creator || (*epoch == self.epoch && self.holder.is_some());
         if *outcome == TurnOutcome::Lost {
             return holds(!its_own, "taken from its runner");
