@@ -555,7 +555,7 @@ impl Exchange {
             DeadlineReason::Backoff => self.try_again(policy, now),
             DeadlineReason::Run => self.run_due(policy, now),
             DeadlineReason::Watch => match std::mem::replace(&mut self.phase, Phase::Done) {
-                Phase::Watching(watching) => self.look_again_at_turn(watching, now),
+                Phase::Watching(watching) => self.look_again_at_turn(*watching, now),
                 phase => {
                     self.timers.watch = None;
                     self.phase = phase;

@@ -156,9 +156,9 @@ impl Exchange {
     }
 
     /// It is time to look again, or to give up waiting.
-    pub(super) fn look_again_at_turn(&mut self, watching: Box<Watching>, now: Moment) {
+    pub(super) fn look_again_at_turn(&mut self, watching: Watching, now: Moment) {
         self.outputs.push_back(Output::Cancel { id: watching.store_id });
-        self.watch(*watching, now);
+        self.watch(watching, now);
     }
 
     /// The store fails; the turn goes on where it runs.
