@@ -460,6 +460,8 @@ impl Exchange {
         }
         if over {
             self.drop_watch();
+            // What is left to be said is not: the turn is nobody's, or somebody else's.
+            self.run = None;
             self.phase = Phase::Done;
         } else if cancel {
             self.cancel_run(policy, now);
