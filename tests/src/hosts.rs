@@ -321,7 +321,7 @@ struct Worker<'a> {
     catalog: &'a [u8],
     /// The same in a KV namespace.
     kv: Option<&'a [u8]>,
-    /// Where the objects are kept; in memory without it.
+    /// Where the objects are kept; beside the configuration without it.
     kept: Option<&'a Path>,
 }
 
@@ -332,6 +332,10 @@ impl Worker<'_> {
 fn workerd(directory: &Path, worker: &Worker<'_>, settings: &[(&str, &str)]) -> Command {
     let config = directory.join("config.capnp");
     let module = required("MINIGATE_MODULE");
+    // In memory an object has no SQLite, which the ledger needs.
+    let own = directory.join("objects");
+    std::fs::create_dir(&own).expect("a directory");
+    let worker = &Worker { kept: Some(worker.kept.unwrap_or(&own)), ..*worker };
     std::fs::write(&config, workerd_config(&module, worker, settings)).expect("a file");
     std::fs::write(directory.join("catalog.bin"), worker.catalog).expect("a file");
     std::fs::write(directory.join(CELLS), include_str!("cells.mjs")).expect("a file");
@@ -376,14 +380,8 @@ fn workerd_config(module: &Path, worker: &Worker<'_>, settings: &[(&str, &str)])
         .iter()
         .map(|(name, value)| format!("    (name = \"{name}\", text = {}),\n", Value::from(*value)))
         .collect();
-    let (storage, disk) = match kept {
-        None => ("(inMemory = void)", String::new()),
-        Some(path) => {
-            let path = Value::from(path.to_string_lossy());
-            let disk = format!("    (name = \"kept\", disk = (path = {path}, writable = true)),\n");
-            ("(localDisk = \"kept\")", disk)
-        }
-    };
+    let path = Value::from(kept.unwrap_or(Path::new(".")).to_string_lossy());
+    let disk = format!("    (name = \"kept\", disk = (path = {path}, writable = true)),\n");
     format!(
         r#"using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
@@ -409,7 +407,7 @@ const gateway :Workerd.Worker = (
     (className = "StateCell", uniqueKey = "minigate", enableSql = true),
     (className = "AuditLedger", uniqueKey = "minigate-audit", enableSql = true),
   ],
-  durableObjectStorage = {storage},
+  durableObjectStorage = (localDisk = "kept"),
 );
 "#
     )

@@ -130,7 +130,7 @@ async fn a_chunked_body_is_read_and_counted(scene: Scene) {
 
 async fn unknown_routes_and_methods(scene: Scene) {
     let client = scene.client(Setup::Plain);
-    for path in ["/", "/api", "/api/chat/", "/v1/chat/completions", "/%2e%2e/etc/passwd"] {
+    for path in ["/", "/api", "/api/chat/", "/v1/chat/completion", "/%2e%2e/etc/passwd"] {
         let answer = client.get(path).await;
         assert_eq!(answer.error(), (404, "not_found".to_owned()), "{path}");
     }
