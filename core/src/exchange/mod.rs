@@ -663,7 +663,7 @@ impl Exchange {
     }
 
     fn fail_with(&mut self, policy: &Policy, failure: &Failure, extra: Vec<(String, String)>, now: Moment) {
-        if self.story.opened {
+        if self.story.opened || self.run.as_ref().is_some_and(Run::has_said) {
             // The status was sent long ago.
             self.strike(policy, failure.code);
             return self.fail_stream(policy, failure, String::new(), now);

@@ -46,6 +46,8 @@ pub(super) struct Story {
     pub fell_back: Option<Code>,
     /// The head of an event stream has been sent.
     pub opened: bool,
+    /// What was said so far is no part of the answer: the next text begins anew.
+    pub anew: bool,
     /// Whether it was streamed.
     pub stream: bool,
     /// The number of attachments.

@@ -79,6 +79,11 @@ impl Run {
         notices::is_key(&self.key)
     }
 
+    /// Whether there may be events of the turn already: then its failure is one too.
+    pub(super) fn has_said(&self) -> bool {
+        !self.is_notice() && (self.epoch > 1 || self.last > numbers_before(self.epoch))
+    }
+
     /// The next list. What goes to other cells comes just before the point or end that it is about,
     /// and after something of the runner's own: who has lost the turn touches nothing.
     fn load(&mut self, id: u32) -> Flight {
@@ -198,13 +203,17 @@ impl Exchange {
         // A lease of the one before may still count.
         saved.facts.ticket = self.facts.ticket;
         saved.run = Some(run);
-        saved.story.takeover = claimed.epoch > 1 && claimed.tries > 1;
         saved.outputs = std::mem::take(&mut self.outputs);
         *self = saved;
         self.heed();
         let Phase::Saved(mut saved) = std::mem::replace(&mut self.phase, Phase::Done) else {
             return self.fail(policy, &interrupted(), now);
         };
+        // After a point from which its runner went on nobody else has a reason to be here.
+        let went_on = matches!(saved.next, Next::Ask(_) | Next::Call(_) | Next::Called(_));
+        self.story.takeover = claimed.epoch > 1 && (went_on || claimed.tries > 1);
+        // What the one before said after this point is said again.
+        self.story.anew |= self.story.takeover;
         saved.approval.clone_from(&claimed.approval);
         if let Next::Notify(notifying) = saved.next {
             return self.take_up_notice(policy, *notifying, claimed, now);

@@ -157,11 +157,13 @@ impl Exchange {
         }
     }
 
-    /// Sends the head of an event stream and its first event, once.
+    /// Sends the head of an event stream and its first event, once; and the first event again where a text
+    /// begins anew.
     pub(super) fn open_stream(&mut self, policy: &Policy, turn: &mut Turn, now: Moment) {
-        if self.story.opened {
+        if self.story.opened && !std::mem::take(&mut self.story.anew) {
             return;
         }
+        self.story.anew = false;
         let mut headers = self.common_headers();
         headers.push(("content-type".into(), "text/event-stream; charset=utf-8".into()));
         // A proxy in front (nginx) must not hold events back.
@@ -300,6 +302,8 @@ impl Exchange {
     /// A stream whose end is that something is to be done.
     fn streamed_calls(&mut self, policy: &Policy, turn: Turn, streaming: Streaming, now: Moment) {
         self.story.spent(streaming.usage);
+        // Words beside a call are no part of the answer, which comes after it.
+        self.story.anew |= streaming.begun;
         match streaming.calls.finish() {
             Ok(calls) => {
                 let (usage, finish) = (streaming.usage, Finish::Tools);

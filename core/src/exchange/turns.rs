@@ -226,9 +226,12 @@ impl Exchange {
         // Whoever runs it owes what it owes.
         self.owes_nothing();
         self.timers.turn = None;
-        let manner = if waiting.stream { Manner::Events } else { Manner::Whole };
+        let comes_back = self.facts.respond_async;
+        let manner = if waiting.stream && !comes_back { Manner::Events } else { Manner::Whole };
         let left = durable.timeout_ms.saturating_add(OVERDUE);
         let wait = match (manner, durable.sync_ms) {
+            // How it stands, or its answer.
+            _ if comes_back => 0,
             (Manner::Events, _) if self.facts.route == Route::Ask => STREAM.min(left),
             (Manner::Whole, Some(sync_ms)) => sync_ms.min(left),
             _ => left.min(policy.deadlines.turn.saturating_add(OVERDUE)),
@@ -245,7 +248,7 @@ impl Exchange {
             store_id: 0,
             waits: false,
         };
-        if self.facts.respond_async {
+        if comes_back && self.story.turn == Some(TurnStory::Begun) {
             return self.accepted(policy, watching, State::Queued, None, now);
         }
         self.watch(watching, now);

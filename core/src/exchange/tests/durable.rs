@@ -185,7 +185,23 @@ fn who_prefers_to_come_back_is_told_where() {
     settle(&mut run);
     let running = look(&policy, &run.store, BEGIN + 20, "").json();
     assert_eq!((&running["state"], &running["partial"]), (&json!("running"), &json!("一半")));
-    // A long poll waits for the end.
+    // Who sends it again is told how it stands, and then its answer.
+    let again = with(with(keyed(), "prefer", "respond-async"), "accept-language", "en");
+    let accepted = client(&policy, again.clone(), &question(false), BEGIN, &Store::new());
+    let mut run = runner(&policy, &accepted.store, BEGIN + 10, 0x33);
+    let joined = client(&policy, again.clone(), &question(false), BEGIN + 20, &run.store);
+    assert_eq!((joined.status(), &joined.json()["state"]), (202, &json!("running")));
+    stream_to_end(&mut run, "好");
+    let joined = client(&policy, again, &question(true), BEGIN + 30, &run.store);
+    assert_eq!((joined.status(), &joined.json()["answer"]), (200, &json!("好")));
+}
+
+#[test]
+fn a_long_poll_waits_for_the_end() {
+    let policy = harmless();
+    let head = with(ask_head(), "prefer", "respond-async");
+    let run = client(&policy, head, &question(false), BEGIN, &Store::new());
+    let run = runner(&policy, &run.store, BEGIN + 10, 0x32);
     let mut poll = look(&policy, &run.store, BEGIN + 20, "?wait=20");
     assert!(!poll.done);
     poll.now += 20_000;
@@ -300,6 +316,33 @@ fn another_runner_takes_over_from_the_begin_where_nothing_can_have_been_done() {
     dead.lines(&completion_stream(&["旧的"]));
     settle(&mut dead);
     assert!(dead.done && dead.record()["lost"] == true, "{:?}", dead.records);
+}
+
+#[test]
+fn a_stream_ends_with_an_end_whoever_comes_to_it() {
+    let mut policy = harmless();
+    let first = client(&policy, keyed(), &question(true), BEGIN, &Store::new());
+    let mut dead = runner(&policy, &first.store, BEGIN, 0x32);
+    dead.opens_stream();
+    dead.lines(&completion_stream(&["旧"]).split_inclusive("\n\n").take(2).collect::<String>());
+    settle(&mut dead);
+    // The next one cannot even begin.
+    policy.catalog.profiles.clear();
+    let next = runner(&policy, &dead.store, BEGIN + 15_000, 0x33);
+    assert!(next.done && next.fetches.is_empty());
+    let policy = harmless();
+    for after in ["0", "2"] {
+        let id = only_turn(&next.store).replace("turn:", "");
+        let mut head = get(&format!("/v1/mini/turns/{id}/events"));
+        head.headers = ask_head().headers;
+        let head = with(head, "last-event-id", after);
+        let mut rejoined = World::begin_in(policy.clone(), head, BEGIN + 15_000, next.store.clone());
+        settle(&mut rejoined);
+        let (name, data) = events(&rejoined).pop().expect("an end");
+        assert_eq!((name.as_str(), &data["error"]["code"]), ("error", &json!("interrupted")));
+    }
+    let whole = client(&policy, keyed(), &question(false), BEGIN + 16_000, &next.store);
+    assert_eq!(whole.failure(), (502, "interrupted".into()));
 }
 
 #[test]

@@ -7,8 +7,9 @@ use serde_json::{Value, json};
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::{
-    ask::ask_head,
+    ask::{ask_head, events},
     durable::{client, harmless, keyed, look, only_turn, runner, settle, stream_to_end},
+    upstream::completion_stream,
     world::{BEGIN, KEY, World, get},
 };
 use crate::{
@@ -323,10 +324,38 @@ fn a_call_that_is_done_is_not_done_again_by_who_takes_over() {
     dead.whole(200, &[], "refunded");
     settle(&mut dead);
     assert_eq!(dead.fetch().upstream, "openclaw");
-    let next = runner(&policy, &dead.store, BEGIN + 18_000, 0x34);
+    dead.opens_stream();
+    dead.lines(&completion_stream(&["旧"]).split_inclusive("\n\n").take(2).collect::<String>());
+    settle(&mut dead);
+    let mut next = runner(&policy, &dead.store, BEGIN + 18_000, 0x34);
     assert_eq!(next.fetch().upstream, "openclaw");
     assert!(next.sent_upstream().to_string().contains("refunded"));
     assert!(next.fetches.iter().all(|fetch| !fetch.upstream.starts_with("tool:")));
+    // What the dead one had said is said again: a `meta` says that it begins anew.
+    stream_to_end(&mut next, "新");
+    let told = events(&look(&policy, &next.store, BEGIN + 19_000, "/events"));
+    let names: Vec<&str> = told.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["meta", "approval", "tool", "delta", "meta", "delta", "done"]);
+    assert_eq!(look(&policy, &next.store, BEGIN + 19_000, "").json()["answer"], "新");
+}
+
+#[test]
+fn words_beside_a_call_are_no_part_of_the_answer() {
+    let policy = with_tools(Approval::User);
+    let first = client(&policy, keyed(), &question(), BEGIN, &Store::new());
+    let mut run = runner(&policy, &first.store, BEGIN, 0x32);
+    run.opens_stream();
+    let words = json!({"choices": [{"index": 0, "delta": {"content": "我查一下。"}, "finish_reason": null}]});
+    run.lines(&format!("data: {words}\n\n{}", wants(&[("lookup", r#"{"order":"A-1"}"#)])));
+    run.closes();
+    settle(&mut run);
+    run.whole(200, &[], "shipped");
+    settle(&mut run);
+    stream_to_end(&mut run, "已发货");
+    let told = events(&look(&policy, &run.store, run.now, "/events"));
+    let names: Vec<&str> = told.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["meta", "delta", "tool", "meta", "delta", "done"]);
+    assert_eq!(look(&policy, &run.store, run.now, "").json()["answer"], "已发货");
 }
 
 #[test]
