@@ -92,6 +92,32 @@ impl Host {
         Self::run(kind, command, directory).await
     }
 
+    /// Starts a host whose store outlives it in a directory, unless a setting says where it is.
+    ///
+    /// # Panics
+    /// As [`Host::start_with_config`].
+    pub async fn start_kept(
+        kind: Kind,
+        kept: &Path,
+        files: &[(&str, &str)],
+        settings: &[(&str, &str)],
+    ) -> Self {
+        match kind {
+            Kind::Native => {
+                let data = kept.to_string_lossy();
+                let settings = [&[("DATA_DIR", &*data)][..], settings].concat();
+                Self::start_with_config(kind, files, &settings).await
+            }
+            Kind::Edge => {
+                let directory = new_directory(kind.name());
+                let catalog = compiled(files);
+                let worker = Worker { catalog: &catalog, kept: Some(kept), ..Worker::GATEWAY };
+                let command = workerd(&directory, &worker, settings);
+                Self::run(kind, command, directory).await
+            }
+        }
+    }
+
     /// Starts the edge with one configuration beside the module and another one in KV.
     ///
     /// # Panics

@@ -16,6 +16,8 @@ pub mod redis;
 pub mod runtime;
 pub mod scripted;
 pub mod store;
+pub mod tools;
+pub mod turns;
 pub mod upstream;
 pub mod wechat;
 

@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | `text=T` | what the answer is |
 //! | `slow=MS` | waits before each piece |
+//! | `call=NAME {…}` | wants that tool called, if it is offered; says afterwards what came of it |
 //! | `hang`, `stall=K` | says nothing; falls silent after K pieces |
 //! | `error=STATUS`, `errors=N` | fails; only the first N times |
 //! | `together=N` | waits until N such requests are there |
@@ -169,12 +170,23 @@ async fn answer(seen: Seen, running: Running, tally: Arc<Tally>) -> io::Result<R
     if script.has("hang") {
         return running.hang().await;
     }
-    let says = match script.get("text") {
-        Some(text) => text.to_owned(),
-        None => format!("echo: {}", words.split("[[model:").next().unwrap_or_default().trim()),
+    let result = result_of_a_tool(&text);
+    let offered = |name: &str| {
+        let tools = seen.body["tools"].as_array().map(Vec::as_slice).unwrap_or_default();
+        tools.iter().any(|tool| tool["function"]["name"] == name)
+    };
+    let call = script.get("call").and_then(|call| call.split_once(' '));
+    let says = match (result, script.get("text")) {
+        (Some(result), _) => format!("result: {result}"),
+        (None, Some(text)) => text.to_owned(),
+        (None, None) => format!("echo: {}", words.split("[[model:").next().unwrap_or_default().trim()),
+    };
+    let all = match call {
+        Some((name, arguments)) if result.is_none() && offered(name) => call_events(name, arguments),
+        _ => events(&says),
     };
     let mut pieces = Vec::new();
-    for (index, event) in events(&says).into_iter().enumerate() {
+    for (index, event) in all.into_iter().enumerate() {
         if script.number("stall").is_some_and(|count| index == 1 + count) {
             pieces.push(Piece::Forever);
         }
@@ -194,15 +206,37 @@ fn fails_again(tally: &Tally, words: &str, most: Option<usize>) -> bool {
     most.is_none_or(|most| *count <= most)
 }
 
+/// What came of a call, in what OpenClaw makes of a history that ends with it.
+fn result_of_a_tool(text: &str) -> Option<&str> {
+    let (_, newest) = text.rsplit_once("[Current message - respond to this]\nTool:")?;
+    let (_, result) = newest.split_once(": ")?;
+    Some(result.split("\n\nRuntime: agent=").next().unwrap_or_default().trim())
+}
+
+fn chunk(choices: Value, usage: Value) -> String {
+    let chunk = json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1_795_232_797,
+                       "model": MODEL, "choices": choices, "usage": usage});
+    format!("data: {chunk}\n\n")
+}
+
+fn delta(delta: Value, reason: Value) -> String {
+    chunk(json!([{"index": 0, "delta": delta, "finish_reason": reason}]), Value::Null)
+}
+
+fn call_events(name: &str, arguments: &str) -> Vec<String> {
+    let function = json!({"name": name, "arguments": ""});
+    let call = json!({"index": 0, "id": "call_1", "type": "function", "function": function});
+    let more = json!({"index": 0, "function": {"arguments": arguments}});
+    vec![
+        delta(json!({"role": "assistant", "content": null, "tool_calls": [call]}), Value::Null),
+        delta(json!({"tool_calls": [more]}), Value::Null),
+        delta(json!({}), "tool_calls".into()),
+        chunk(json!([]), json!({"prompt_tokens": 70, "completion_tokens": 9, "total_tokens": 79})),
+        "data: [DONE]\n\n".to_owned(),
+    ]
+}
+
 fn events(says: &str) -> Vec<String> {
-    let chunk = |choices: Value, usage: Value| {
-        let chunk = json!({"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1_795_232_797,
-                           "model": MODEL, "choices": choices, "usage": usage});
-        format!("data: {chunk}\n\n")
-    };
-    let delta = |delta: Value, reason: Value| {
-        chunk(json!([{"index": 0, "delta": delta, "finish_reason": reason}]), Value::Null)
-    };
     let mut events = vec![delta(json!({"role": "assistant", "content": ""}), Value::Null)];
     events.extend(tokens(says).iter().map(|token| delta(json!({"content": token}), Value::Null)));
     events.push(delta(json!({}), "stop".into()));
@@ -239,6 +273,13 @@ mod tests {
         assert_eq!(own_words("[[model:hang]] [x] y"), "[[model:hang]] [x] y");
         let again = "[Sat 2026-11-21 09:04 UTC] [Queued user message from a previous active turn; preserved as context only.]\nthird [[model:hang]]\n\nContinue the current task from the existing transcript.";
         assert_eq!(own_words(&format!("{again}{runtime}")), "third [[model:hang]]");
+    }
+
+    #[test]
+    fn what_came_of_a_tool_is_found_in_what_openclaw_sends() {
+        let sent = "[Sat 2026-11-21 04:12 UTC] [Chat messages since your last reply - for context]\nUser: weather?\nAssistant: tool_call id=53f097e69 name=get_weather arguments={}\n\n[Current message - respond to this]\nTool:53f097e69: 18 degrees\n\nRuntime: agent=main | os=linux";
+        assert_eq!(result_of_a_tool(sent), Some("18 degrees"));
+        assert_eq!(result_of_a_tool("[Sat 2026-11-21 04:12 UTC] weather?"), None);
     }
 
     async fn ask(provider: &Provider, text: &str) -> reqwest::Response {

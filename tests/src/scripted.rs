@@ -73,6 +73,22 @@ impl Seen {
         messages.map(|message| text_of(&message["content"])).collect()
     }
 
+    /// The newest text of a person: what came of tools may follow it.
+    #[must_use]
+    pub fn question(&self) -> String {
+        self.texts("user").pop().unwrap_or_default()
+    }
+
+    /// What came of the tools that were called, one text for each call.
+    #[must_use]
+    pub fn results(&self) -> Vec<String> {
+        let result = |message: &Value| match message["type"].as_str() {
+            Some("function_call_output") => message["output"].as_str().map(str::to_owned),
+            _ => (message["role"] == "tool").then(|| text_of(&message["content"])),
+        };
+        self.messages().iter().filter_map(result).collect()
+    }
+
     /// The messages, whichever of OpenClaw's two interfaces it is.
     #[must_use]
     pub fn messages(&self) -> &[Value] {
@@ -145,11 +161,12 @@ impl Server {
         Self { url, shared }
     }
 
-    /// The requests whose newest text contains the marker.
+    /// The requests whose newest text, or a person's newest text, contains the marker.
     #[must_use]
     pub fn seen(&self, marker: &str) -> Vec<Seen> {
         let seen = self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.iter().filter(|seen| seen.text().contains(marker)).cloned().collect()
+        let says = |seen: &&Seen| seen.text().contains(marker) || seen.question().contains(marker);
+        seen.iter().filter(says).cloned().collect()
     }
 
     /// Waits until a request with the marker fulfils a condition.
@@ -323,6 +340,11 @@ impl Script {
 
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The values of a directive that is there several times.
+    pub(crate) fn all(&self, name: &str) -> Vec<&str> {
+        self.0.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect()
     }
 
     pub(crate) fn has(&self, name: &str) -> bool {

@@ -1,9 +1,11 @@
 //! A scripted OpenClaw Gateway: answers as the real one (2026.9.6) was captured to answer,
 //! and fails as a directive in the newest user text says: `[[up:NAME]]` or `[[up:NAME=VALUE]]`.
+//! What came of tools stands at the end of its answer.
 //!
 //! | directive | does |
 //! | --- | --- |
 //! | `text=T`, `huge=N`, `length` | what the answer is, and why it ended |
+//! | `call=NAME {…}` | wants that tool called; the second one after the result of the first |
 //! | `fail=CASE` | a failed answer: see [`failure`]; in a stream, an error event after the head |
 //! | `status=CASE` | the same as an HTTP status also for a stream |
 //! | `hang`, `silent_after=K` | says nothing; falls silent after K pieces |
@@ -11,7 +13,11 @@
 //! | `reset`, `truncate`, `nodone`, `html`, `empty` | breaks off, or is not what it should be |
 //! | `split` | cuts the stream into single bytes |
 
-use std::{io, ops::Deref};
+use std::{
+    io,
+    ops::Deref,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use hyper::{Response, header::RETRY_AFTER};
 use serde_json::{Value, json};
@@ -83,7 +89,8 @@ async fn answer(seen: Seen, mut running: Running) -> io::Result<Response<Body>> 
     if !(is_responses || seen.path == "/v1/chat/completions") {
         return Ok(json_answer(404, &Value::from("Not Found"), running));
     }
-    let text = seen.text();
+    let results = seen.results();
+    let text = if results.is_empty() { seen.text() } else { seen.question() };
     let script = Script::of("up", &text);
     if seen.header("authorization") != Some(format!("Bearer {TOKEN}").as_str()) {
         return Ok(failed("unauthorized", is_responses, running));
@@ -106,7 +113,16 @@ async fn answer(seen: Seen, mut running: Running) -> io::Result<Response<Body>> 
         let pieces = vec!["<html><body>not json</body></html>".into()];
         return Ok(scripted::answer(200, "text/html", pieces, running));
     }
-    let says = if let Some(text) = script.get("text") {
+    let offered = seen.body["tools"].as_array().is_some_and(|tools| !tools.is_empty());
+    let calls = script.all("call");
+    if let (true, Some((name, arguments))) =
+        (offered, calls.get(results.len()).and_then(|call| call.split_once(' ')))
+    {
+        let events = if is_responses { item_call(name, arguments) } else { chat_call(name, arguments) };
+        let pieces = script_stream(&script, is_responses, events);
+        return Ok(scripted::answer(200, "text/event-stream; charset=utf-8", pieces, running));
+    }
+    let mut says = if let Some(text) = script.get("text") {
         text.to_owned()
     } else if let Some(length) = script.number("huge") {
         "lorem 文字 ".repeat(length / 13 + 1)
@@ -115,6 +131,9 @@ async fn answer(seen: Seen, mut running: Running) -> io::Result<Response<Body>> 
     } else {
         format!("echo: {}", text.split("[[").next().unwrap_or_default().trim())
     };
+    for result in &results {
+        says.push_str(&format!(" | {}", between_marks(result)));
+    }
     let status = if script.has("length") { "incomplete" } else { "completed" };
     let usage = (1997, says.chars().count());
     if streamed {
@@ -239,6 +258,60 @@ fn chat_events(text: &str, status: &str, usage: (usize, usize)) -> Vec<String> {
     events.push(format!("data: {last}\n\n"));
     events.push("data: [DONE]\n\n".into());
     events
+}
+
+/// A call in a Chat stream: its name, then its arguments in pieces of 256 characters. Only a streamed
+/// request has tools.
+fn chat_call(name: &str, arguments: &str) -> Vec<String> {
+    let chunk = |delta: Value, finish: Value| {
+        let chunk = json!({"id": "chatcmpl_4a3780a1", "object": "chat.completion.chunk", "created": 1795238024,
+            "model": "openclaw", "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]});
+        format!("data: {chunk}\n\n")
+    };
+    let function = json!({"name": name, "arguments": ""});
+    let call = json!({"index": 0, "id": call_id(), "type": "function", "function": function});
+    let mut events = vec![
+        chunk(json!({"role": "assistant"}), Value::Null),
+        chunk(json!({"tool_calls": [call]}), Value::Null),
+    ];
+    for piece in arguments.chars().collect::<Vec<char>>().chunks(256) {
+        let more = json!({"index": 0, "function": {"arguments": piece.iter().collect::<String>()}});
+        events.push(chunk(json!({"tool_calls": [more]}), Value::Null));
+    }
+    events.push(chunk(json!({}), "tool_calls".into()));
+    events.push("data: [DONE]\n\n".into());
+    events
+}
+
+/// A call in a Responses stream: an item of its own after an empty message, in one piece.
+fn item_call(name: &str, arguments: &str) -> Vec<String> {
+    let mut events = responses_events("", "completed", (2018, 38));
+    let end = events.pop();
+    events.pop();
+    let item = json!({"type": "function_call", "id": "call_e6a7e2c4", "call_id": call_id(), "name": name,
+                      "arguments": arguments, "status": "completed"});
+    for kind in ["response.output_item.added", "response.output_item.done"] {
+        events.push(sse(kind, &json!({"type": kind, "output_index": 1, "item": item})));
+    }
+    let mut response = responses_body("", "completed", (2018, 38));
+    if let Some(output) = response["output"].as_array_mut() {
+        output.push(item);
+    }
+    events.push(sse("response.completed", &json!({"type": "response.completed", "response": response})));
+    events.extend(end);
+    events
+}
+
+/// Nine hexadecimal digits, always others.
+fn call_id() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    format!("{:09x}", NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A result without the marks that the gateway puts around what is only data.
+fn between_marks(result: &str) -> &str {
+    let inner = result.split_once('>').and_then(|(_, rest)| rest.rsplit_once("</"));
+    inner.map_or(result, |(inner, _)| inner).trim()
 }
 
 fn sse(name: &str, data: &Value) -> String {

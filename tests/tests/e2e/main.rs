@@ -7,6 +7,7 @@
     reason = "a test says so when something is missing"
 )]
 
+mod actions;
 mod answers;
 mod attachments;
 mod audit;
@@ -15,6 +16,7 @@ mod configuration;
 mod deadlines;
 mod faults;
 mod intents;
+mod kills;
 mod leaks;
 mod lifecycle;
 mod load;
@@ -24,11 +26,13 @@ mod models;
 mod operations;
 mod pictures;
 mod refusals;
+mod stage;
 mod streams;
 mod trusted_proxy;
+mod turns;
 mod upstream_failures;
 
-use std::{future::Future, pin::Pin, process::ExitCode, sync::Arc};
+use std::{future::Future, pin::Pin, process::ExitCode, sync::Arc, time::Duration};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use minigate_tests::{
@@ -195,6 +199,9 @@ impl Scene {
     }
 }
 
+/// Nothing should take so long that does not say so.
+pub(crate) const LIMIT: Duration = Duration::from_secs(100);
+
 type Run = Pin<Box<dyn Future<Output = ()>>>;
 
 /// A scenario with its name, and the hosts that it is for.
@@ -202,6 +209,8 @@ type Run = Pin<Box<dyn Future<Output = ()>>>;
 pub(crate) struct Scenario {
     name: &'static str,
     kinds: &'static [Kind],
+    /// How long it may take.
+    limit: Duration,
     run: fn(Scene) -> Run,
 }
 
@@ -212,6 +221,7 @@ macro_rules! scenarios {
         vec![$($crate::Scenario {
             name: stringify!($name),
             kinds: $kinds,
+            limit: $crate::LIMIT,
             run: |scene| Box::pin($name(scene)),
         },)*]
     };
@@ -222,15 +232,12 @@ pub(crate) use scenarios;
 impl Scenario {
     /// Puts a scenario into the list.
     fn trials(self, runtime: &Arc<Runtime>, world: &Arc<World>, out: &mut Vec<Trial>) {
-        let Self { name, kinds, run } = self;
+        let Self { name, kinds, limit, run } = self;
         for &kind in kinds {
             let (runtime, world) = (Arc::clone(runtime), Arc::clone(world));
             out.push(Trial::test(format!("{}::{name}", kind.name()), move || {
-                let work = async move {
-                    tokio::time::timeout(std::time::Duration::from_secs(100), run(Scene { kind, world }))
-                        .await
-                };
-                runtime.block_on(work).map_err(|_| Failed::from("took more than 100 s"))
+                let work = async move { tokio::time::timeout(limit, run(Scene { kind, world })).await };
+                runtime.block_on(work).map_err(|_| Failed::from(format!("took more than {limit:?}")))
             }));
         }
     }
@@ -241,6 +248,7 @@ fn main() -> ExitCode {
     let runtime = Arc::new(Runtime::new().expect("a runtime"));
     let world = Arc::new(runtime.block_on(World::start()));
     let all = [
+        actions::scenarios(),
         answers::scenarios(),
         attachments::scenarios(),
         audit::scenarios(),
@@ -249,6 +257,7 @@ fn main() -> ExitCode {
         deadlines::scenarios(),
         faults::scenarios(),
         intents::scenarios(),
+        kills::scenarios(),
         leaks::scenarios(),
         load::scenarios(),
         lifecycle::scenarios(),
@@ -260,6 +269,7 @@ fn main() -> ExitCode {
         refusals::scenarios(),
         streams::scenarios(),
         trusted_proxy::scenarios(),
+        turns::scenarios(),
         upstream_failures::scenarios(),
     ];
     let mut trials = Vec::new();

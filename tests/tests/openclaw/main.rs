@@ -6,6 +6,7 @@ mod intents;
 mod models;
 mod redteam;
 mod trusted_proxy;
+mod turns;
 
 use std::{
     future::Future,
@@ -32,6 +33,9 @@ use minigate_tests::{
 };
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
+use turns::{
+    a_refused_call_is_explained, a_turn_is_joined_and_rejoined, an_approved_call_is_done_once_and_told,
+};
 
 /// OpenClaw serves about five runs a second, however many are asked for at once.
 const THREADS: usize = 4;
@@ -206,6 +210,9 @@ fn main() -> ExitCode {
         the_requirements_ai_is_answered,
         intents_stream_see_and_remember,
         a_text_cannot_pass_for_the_servers,
+        an_approved_call_is_done_once_and_told,
+        a_refused_call_is_explained,
+        a_turn_is_joined_and_rejoined,
     ];
     let mut trials = Vec::new();
     for (name, run) in all {
