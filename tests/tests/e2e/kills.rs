@@ -35,9 +35,11 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
 }
 
 /// Turns that are under way together.
-const AT_ONCE: usize = 24;
-/// The longest that a host lives, in milliseconds.
-const LONGEST_LIFE: u64 = 400;
+const AT_ONCE: usize = 48;
+/// The longest that a host lives, in milliseconds. An isolate of workerd needs some of them to start.
+fn longest_life(place: Place) -> u64 {
+    if place == Place::Objects { 1_500 } else { 400 }
+}
 /// How long a turn may take once nobody is killed any more: a few leases of 15 s.
 const LAST_TURNS: Duration = Duration::from_secs(120);
 
@@ -278,7 +280,7 @@ async fn killed(scene: &Scene, place: Place, kills: u64) {
             running.spawn(live_through(Plan::new(place, begun, &mut random), host.clone()));
             begun += 1;
         }
-        tokio::time::sleep(Duration::from_millis(random.below(LONGEST_LIFE))).await;
+        tokio::time::sleep(Duration::from_millis(random.below(longest_life(place)))).await;
         stage = stage.kill().await;
         url.send_replace(stage.host.url.clone());
     }
