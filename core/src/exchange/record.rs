@@ -206,6 +206,16 @@ impl Story {
         sum.total += usage.total;
     }
 
+    /// Whether the same request may be begun again under its key: it failed in a way that passes, and
+    /// no model and no tool has seen anything of it.
+    pub(super) fn may_begin_anew(&self) -> bool {
+        let unseen = match self.code {
+            Some(Code::UpstreamUnreachable | Code::UpstreamOverloaded) => self.fell_back.is_none(),
+            _ => self.asked_ms.is_none(),
+        };
+        unseen && self.calls.is_empty() && !self.takeover && self.code.is_some_and(Code::retryable)
+    }
+
     /// An operator must act, though the request went well.
     fn is_misconfigured(&self) -> bool {
         [self.check_failed, self.risk_failed].contains(&Some(Code::WechatMisconfigured))

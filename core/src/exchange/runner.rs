@@ -341,7 +341,9 @@ impl Exchange {
             Some(_) => State::Failed,
         };
         let retry_after_s = self.story.retry_after_s;
-        run.ended = Some(Ended { state, status, retry_after_s, body: ByteBuf::from(body.into_bytes()) });
+        let again = self.story.may_begin_anew();
+        let body = ByteBuf::from(body.into_bytes());
+        run.ended = Some(Ended { state, status, retry_after_s, again, body });
     }
 
     /// Everything is paid and written down: the end goes into the cell.
@@ -350,8 +352,13 @@ impl Exchange {
         let ended = run.ended.take();
         let is_notice = run.is_notice();
         self.timers = Timers { run: self.timers.run, ..Timers::default() };
-        let nothing =
-            || Ended { state: State::Failed, status: 500, retry_after_s: None, body: ByteBuf::from(*b"{}") };
+        let nothing = || Ended {
+            state: State::Failed,
+            status: 500,
+            retry_after_s: None,
+            again: false,
+            body: ByteBuf::from(*b"{}"),
+        };
         let ended = ended.unwrap_or_else(nothing);
         if !is_notice {
             let event = match ended.state {

@@ -323,7 +323,7 @@ impl Exchange {
             None => (State::Done, 200, body),
         };
         let body = ByteBuf::from(body.into_bytes());
-        let ended = Ended { state, status, retry_after_s: self.story.retry_after_s, body };
+        let ended = Ended { state, status, retry_after_s: self.story.retry_after_s, again: false, body };
         let end = TurnOp::End { epoch: 0, ended, errand: None };
         self.tell(cell(&self.facts.request_id), Op::Turn(end));
         self.finish(policy, now);

@@ -129,6 +129,8 @@ pub struct Ended {
     pub status: u16,
     /// Seconds after which it may be tried again.
     pub retry_after_s: Option<u64>,
+    /// Nobody was asked anything: the same request may begin anew.
+    pub again: bool,
     /// A JSON object.
     pub body: ByteBuf,
 }
@@ -479,10 +481,14 @@ impl Turn {
     fn apply(&mut self, op: &TurnOp, now: u64, wake: &mut Vec<u64>) -> TurnOutcome {
         match op {
             TurnOp::Create(create) => {
-                if create.digest == self.digest && create.owner == self.owner {
-                    TurnOutcome::Joined
-                } else {
+                if create.digest != self.digest || create.owner != self.owner {
                     TurnOutcome::Conflict
+                } else if self.begins_anew() {
+                    // Numbers that a client may have seen mean nothing else.
+                    *self = Self { epoch: self.epoch, ..Self::new(create, now) };
+                    TurnOutcome::Fresh
+                } else {
+                    TurnOutcome::Joined
                 }
             }
             TurnOp::Claim { ticket } => self.claim(*ticket, now, wake),
@@ -519,6 +525,11 @@ impl Turn {
     fn state_at(&self, now: u64) -> State {
         let is_lost = self.checkpoint.is_empty() && !self.state.is_end() && now >= self.expires_ms;
         if is_lost { State::Expired } else { self.state }
+    }
+
+    /// Whether it came to nothing, and nothing of it is left to be done.
+    fn begins_anew(&self) -> bool {
+        self.ended.as_ref().is_some_and(|ended| ended.again) && self.checkpoint.is_empty()
     }
 
     /// Whether the turn may be seen by this one; an operator sees all.

@@ -349,7 +349,13 @@ fn later(at_ms: u64) -> Op {
 
 /// The first runner has an answer, and there is no alarm any more.
 fn end() -> Op {
-    let ended = Ended { state: State::Done, status: 200, retry_after_s: None, body: ByteBuf::from(*b"{}") };
+    let ended = Ended {
+        state: State::Done,
+        status: 200,
+        retry_after_s: None,
+        again: false,
+        body: ByteBuf::from(*b"{}"),
+    };
     Op::Turn(TurnOp::End { epoch: 1, ended, errand: None })
 }
 
@@ -410,7 +416,13 @@ async fn an_alarm_is_moved_and_taken_away(stage: Stage) {
         matches!(there.one("turn:away", &second).await, Outcome::Turn(TurnOutcome::Claimed(_)))
     })
     .await;
-    let ended = Ended { state: State::Done, status: 200, retry_after_s: None, body: ByteBuf::from(*b"{}") };
+    let ended = Ended {
+        state: State::Done,
+        status: 200,
+        retry_after_s: None,
+        again: false,
+        body: ByteBuf::from(*b"{}"),
+    };
     let over = Op::Turn(TurnOp::End { epoch: 2, ended, errand: None });
     assert_eq!(here.one("turn:away", &over).await, Outcome::Turn(TurnOutcome::Saved));
     // A key that is forgotten has none.

@@ -419,6 +419,22 @@ fn a_refusal_before_the_first_event_is_a_refusal() {
     first.wake();
     settle(&mut first);
     assert_eq!(first.failure(), (502, "upstream_unreachable".into()));
+    // Nobody has seen anything of it: the same key may try again, and its events have other numbers.
+    let again = client(&policy, keyed(), &question(true), BEGIN + 20_000, &run.store);
+    assert!(again.watched.is_some());
+    assert_eq!(again.alarm_of(&only_turn(&again.store)), Some(BEGIN + 20_000));
+    let mut run = runner(&policy, &again.store, BEGIN + 20_000, 0x34);
+    stream_to_end(&mut run, "好");
+    assert_eq!(look(&policy, &run.store, BEGIN + 21_000, "").json()["answer"], "好");
+    assert!(look(&policy, &run.store, BEGIN + 21_000, "/events").text().starts_with("id: 1000001\n"));
+    // What a model may have seen stays as it is.
+    let first = client(&policy, keyed(), &question(true), BEGIN, &Store::new());
+    let mut run = runner(&policy, &first.store, BEGIN, 0x32);
+    run.opens(500, &[]);
+    run.closes();
+    settle(&mut run);
+    let again = client(&policy, keyed(), &question(true), BEGIN + 20_000, &run.store);
+    assert_eq!(again.failure(), (502, "upstream_error".into()));
 }
 
 #[test]

@@ -55,7 +55,7 @@ fn create(body: u8) -> Create {
 }
 
 fn done(body: &[u8]) -> Ended {
-    Ended { state: State::Done, status: 200, retry_after_s: None, body: ByteBuf::from(body) }
+    Ended { state: State::Done, status: 200, retry_after_s: None, again: false, body: ByteBuf::from(body) }
 }
 
 fn question(until_ms: u64, need: Need) -> Approval {

@@ -138,7 +138,7 @@ impl Runner {
 
     fn end(&self, state: State, errand: bool) -> TurnOp {
         let body = self.ticket.to_le_bytes().to_vec().into();
-        let ended = Ended { state, status: 200, retry_after_s: None, body };
+        let ended = Ended { state, status: 200, retry_after_s: None, again: false, body };
         TurnOp::End { epoch: self.epoch, ended, errand: errand.then(|| Mark::Errand.bytes()) }
     }
 
