@@ -42,6 +42,7 @@ use crate::{
     clock::Clock,
     journal,
     module::Core,
+    replay::{Recorder, Tape},
     stats::Stats,
     store::{Applied, Listener, Store},
     upstream::{self, RopeBody, Upstream},
@@ -54,6 +55,8 @@ pub(crate) struct Worker {
     pub(crate) upstream: Upstream,
     pub(crate) store: Store,
     pub(crate) ledger: Option<Ledger>,
+    /// What exchanges were, to be run again.
+    pub(crate) recorder: Option<Recorder>,
     /// Operations that nobody waits for.
     pub(crate) told: mpsc::UnboundedSender<Told>,
     /// What was counted.
@@ -157,6 +160,8 @@ pub(crate) struct Driver {
     /// listens for its turn while it asks for a slot.
     listeners: Vec<(u32, Listener)>,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// What comes in, where it is kept.
+    tape: Option<Tape>,
     emissions: VecDeque<Emission>,
     /// Time inside of the module.
     own: Duration,
@@ -188,8 +193,9 @@ impl Driver {
         let clock = Clock::start();
         let begun = clock.moment();
         let stepping = std::time::Instant::now();
-        let reply = worker.core.borrow_mut().step(begun, step, &[] as &[Bytes]);
+        let reply = worker.core.borrow_mut().step(begun, step.clone(), &[] as &[Bytes]);
         let own = stepping.elapsed();
+        let tape = worker.recorder.is_some().then(|| Tape::begin(begun, &step, &reply));
         let mut driver = Self {
             worker,
             clock,
@@ -201,6 +207,7 @@ impl Driver {
             waiting: Vec::new(),
             listeners: Vec::new(),
             deadline: None,
+            tape,
             emissions: VecDeque::new(),
             own,
             head_sent: false,
@@ -278,6 +285,9 @@ impl Driver {
             Event::Restored(id, parts) => {
                 self.body = parts;
                 self.step(Input::Stored { id, outcomes: Vec::new() }, &[]);
+                if let Some(tape) = &mut self.tape {
+                    tape.attach(&self.body);
+                }
             }
             Event::Woken(id) => self.step(Input::Woken { id }, &[]),
             Event::Stored(id, None) => {
@@ -317,10 +327,15 @@ impl Driver {
     }
 
     fn call(&mut self, input: Input<'_>, payload: &[Bytes]) -> Result<Reply, String> {
+        let kept = self.tape.is_some().then(|| input.clone());
+        let now = self.clock.moment();
         let step = Step::Continue { state: &self.state, input };
         let stepping = std::time::Instant::now();
-        let reply = self.worker.core.borrow_mut().step(self.clock.moment(), step, payload);
+        let reply = self.worker.core.borrow_mut().step(now, step, payload);
         self.own += stepping.elapsed();
+        if let (Some(tape), Some(input)) = (&mut self.tape, kept) {
+            tape.note(now, &input, payload, &reply);
+        }
         reply.map_err(|broken| broken.0)
     }
 
@@ -451,6 +466,8 @@ impl Driver {
                 };
                 self.waiting.push((id, Box::pin(read)));
             }
+            // The tape has heard it.
+            Output::Replayable { .. } => {}
             Output::Measure(mut sample) => {
                 sample.own_us = Some(u32::try_from(self.own.as_micros()).unwrap_or(u32::MAX));
                 self.worker.stats.absorb(sample);
@@ -475,6 +492,13 @@ impl Driver {
                 self.waiting.clear();
                 self.deadline = None;
             }
+        }
+    }
+
+    /// Gives what was kept to whoever writes it.
+    fn end_tape(&mut self) {
+        if let (Some(recorder), Some(kept)) = (&self.worker.recorder, self.tape.take().and_then(Tape::end)) {
+            recorder.keep(kept);
         }
     }
 
@@ -512,6 +536,7 @@ impl Drop for Driver {
             self.waiting.clear();
             self.step(Input::ClientGone, &[]);
         }
+        self.end_tape();
     }
 }
 

@@ -14,6 +14,7 @@ mod driver;
 pub mod journal;
 pub mod module;
 mod otlp;
+pub mod replay;
 pub mod server;
 mod settings;
 mod stats;

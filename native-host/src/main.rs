@@ -3,7 +3,11 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
-use minigate::{audit, configuration, demo, journal, server};
+use minigate::{
+    audit, configuration, demo, journal,
+    replay::{self, Changes},
+    server,
+};
 use minigate_config::Question;
 use minigate_core::{ledger::Head, policy::Environment};
 
@@ -58,6 +62,9 @@ enum Command {
     /// Read the audit ledger.
     #[command(subcommand)]
     Audit(Audit),
+    /// Run again what came into a request, without network, and say whether the same is decided. Ends with 1
+    /// when it is not. The settings are environment variables, as those of `serve`.
+    Replay(Replay),
     /// Run only the demo upstream, on a free port of the loopback interface.
     Demo {
         /// The port; 0 takes a free one.
@@ -109,6 +116,31 @@ impl Audit {
             Self::Show { id, data } => audit::show(id, data.as_deref()),
             Self::Export { from, to, data } => audit::export(*from, *to, data.as_deref()),
         }
+    }
+}
+
+#[derive(Debug, Args)]
+struct Replay {
+    /// A trace id or a request id.
+    id: String,
+    /// Where the host keeps its data.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// With this configuration: what would differ. Several files are read as one.
+    #[arg(long, value_name = "FILE")]
+    config: Vec<PathBuf>,
+    /// As if this profile answered every intent: what would differ.
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+    /// Ask the model again. An agent may act again.
+    #[arg(long)]
+    live: bool,
+}
+
+impl Replay {
+    fn run(self) -> ExitCode {
+        let Self { id, data, config, profile, live } = self;
+        replay::replay(&id, data.as_deref(), &Changes { config, profile, live })
     }
 }
 
@@ -174,6 +206,7 @@ fn main() -> ExitCode {
         Command::Compile { files, output } => return configuration::compile(&files, &output),
         Command::Explain(explain) => return explain.run(),
         Command::Audit(audit) => return audit.run(),
+        Command::Replay(replay) => return replay.run(),
         Command::Schema => return configuration::schema(),
     };
     match outcome {

@@ -41,7 +41,9 @@ use crate::{
     driver::{Driver, Emission, Told, Worker, apply_told},
     journal,
     module::{Code, Core},
-    otlp, settings,
+    otlp,
+    replay::{self, Recorder},
+    settings,
     stats::Stats,
     store::{Clock, Store},
     upstream::{Addresses, Upstream},
@@ -64,6 +66,7 @@ struct Shared {
     addresses: Addresses,
     store: Store,
     ledger: Option<Ledger>,
+    recorder: Option<Recorder>,
     /// The way to each thread.
     threads: Arc<[mpsc::UnboundedSender<Told>]>,
     exporter: Option<otlp::Exporter>,
@@ -129,12 +132,20 @@ pub fn serve(module: Option<PathBuf>, config: Vec<PathBuf>, demo: bool) -> Resul
     let copy = settings::text("AUDIT_FILE").map(PathBuf::from);
     let ledger =
         policy.audits().then(|| Ledger::open(&settings::data_directory(), copy, &policy)).transpose()?;
+    let recorder = policy
+        .keeps_for_replay()
+        .then(|| Recorder::open(&settings::data_directory(), &module, &policy))
+        .transpose()?;
+    if recorder.is_none() {
+        replay::forget(&settings::data_directory());
+    }
     let (stop, stopped) = watch::channel(false);
     let channels: Vec<_> = listeners.iter().map(|_| mpsc::unbounded_channel()).collect();
     let (exporter, mut samples) = otlp::Exporter::from_settings()?.unzip();
     let policy = Arc::new(policy);
     let threads = channels.iter().map(|(tell, _)| tell.clone()).collect();
-    let shared = Arc::new(Shared { code, policy, addresses, store, ledger, threads, exporter, started_ms });
+    let shared =
+        Arc::new(Shared { code, policy, addresses, store, ledger, recorder, threads, exporter, started_ms });
     let workers: Vec<_> = listeners
         .into_iter()
         .zip(channels)
@@ -169,6 +180,9 @@ pub fn serve(module: Option<PathBuf>, config: Vec<PathBuf>, demo: bool) -> Resul
     shared.store.close();
     if let Some(ledger) = &shared.ledger {
         ledger.close();
+    }
+    if let Some(recorder) = &shared.recorder {
+        recorder.close();
     }
     journal::event("info", "stopped", &[]);
     Ok(())
@@ -230,6 +244,7 @@ fn work(
             upstream: Upstream::new(shared.addresses.clone(), connect_timeout),
             store: shared.store.separate(),
             ledger: shared.ledger.clone(),
+            recorder: shared.recorder.clone(),
             told: tell.clone(),
             stats: Stats::new(Arc::clone(&shared.threads), traces, shared.started_ms),
             going_on: RefCell::new(JoinSet::new()),

@@ -22,6 +22,7 @@ mod operations;
 mod pictures;
 mod pieces;
 mod record;
+mod replay;
 mod reply;
 mod risk;
 mod rollouts;
@@ -395,6 +396,7 @@ impl Exchange {
         if let Some(flaw) = flaw {
             return self.fail(policy, &flaw, now);
         }
+        self.keep_for_replay(policy);
         match self.facts.route {
             Route::Chat
             | Route::Ask
@@ -772,6 +774,7 @@ impl Exchange {
         }
         self.outputs.extend(audit::record(policy, &self.facts, &self.story, self.run.is_some(), now));
         self.measure(policy, now);
+        self.keep_for_replay(policy);
         self.phase = Phase::Done;
         self.end_run(policy, now);
     }

@@ -218,6 +218,7 @@ impl Exchange {
         if let Next::Notify(notifying) = saved.next {
             return self.take_up_notice(policy, *notifying, claimed, now);
         }
+        self.keep_for_replay(policy);
         self.timers.turn = Some(now.unix_ms.saturating_add(saved.left_ms));
         let failure = match claimed {
             Claimed { cancel: true, .. } => Some(cancelled()),

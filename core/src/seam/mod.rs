@@ -340,6 +340,15 @@ pub enum Output {
         /// Echoed in [`Input::Stats`].
         id: u32,
     },
+    /// Each input from here on may be kept, with its payload, moment and what it led to, so that the
+    /// exchange can be run again; so may its state after this drain, and the key whose alarm began it, and
+    /// never the request's head. A host that keeps nothing passes it over.
+    Replayable {
+        /// What the exchange is called from now on.
+        request_id: String,
+        /// The trace.
+        trace_id: String,
+    },
 }
 
 /// The most lines of the audit ledger that are read at once.

@@ -407,6 +407,8 @@ impl Driver {
                     self.later(collect);
                 }
             }
+            // Kept by the native host only.
+            Output::Replayable { .. } => {}
             Output::Stats { id } => {
                 let flush = stats::flush(self.worker.state.clone(), stats::any_shard());
                 self.waiting.push((id, flush.map(move |()| Event::Flushed(id)).boxed_local()));

@@ -239,7 +239,7 @@ impl<'c, 'e> Run<'c, 'e> {
             }
             Output::Deadline { at_ms, .. } => self.deadline = Some(at_ms),
             // The engines' replies were compared; what is counted from them is not the transcript's.
-            Output::Measure(_) => {}
+            Output::Measure(_) | Output::Replayable { .. } => {}
             Output::Stats { id } => panic!("nobody has counted anything: {id}"),
             Output::Done => self.done = true,
         }

@@ -52,6 +52,8 @@ pub(super) struct World {
     pub(super) samples: Vec<Sample>,
     /// What the host is asked for its counts with.
     pub(super) stats: Option<u32>,
+    /// What the exchange is called in what a host may keep.
+    pub(super) replayable: Vec<String>,
     pub(super) deadline: Option<(u64, DeadlineReason)>,
     alarms: BTreeMap<String, Option<u64>>,
 }
@@ -162,6 +164,7 @@ impl World {
             audit: Vec::new(),
             samples: Vec::new(),
             stats: None,
+            replayable: Vec::new(),
             deadline: None,
             alarms: BTreeMap::new(),
         }
@@ -302,6 +305,7 @@ impl World {
                 self.samples.push(*sample);
             }
             Output::Stats { id } => self.stats = Some(id),
+            Output::Replayable { request_id, .. } => self.replayable.push(request_id),
             Output::Done => self.done = true,
         }
     }
