@@ -192,10 +192,11 @@ impl Driver {
     ) -> Self {
         let clock = Clock::start();
         let begun = clock.moment();
+        let kept = worker.recorder.is_some().then(|| step.clone());
         let stepping = std::time::Instant::now();
-        let reply = worker.core.borrow_mut().step(begun, step.clone(), &[] as &[Bytes]);
+        let reply = worker.core.borrow_mut().step(begun, step, &[] as &[Bytes]);
         let own = stepping.elapsed();
-        let tape = worker.recorder.is_some().then(|| Tape::begin(begun, &step, &reply));
+        let tape = kept.map(|step| Tape::begin(begun, &step, &reply));
         let mut driver = Self {
             worker,
             clock,

@@ -26,6 +26,7 @@ mod models;
 mod operations;
 mod pictures;
 mod refusals;
+mod replay;
 mod stage;
 mod streams;
 mod trusted_proxy;
@@ -253,6 +254,7 @@ fn main() -> ExitCode {
         attachments::scenarios(),
         audit::scenarios(),
         audit_d1::scenarios(),
+        replay::scenarios(),
         configuration::scenarios(),
         deadlines::scenarios(),
         faults::scenarios(),
