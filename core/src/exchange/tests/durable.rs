@@ -364,12 +364,12 @@ fn a_checkpoint_that_kills_its_runners_is_given_up() {
     let patient = with(keyed(), "prefer", "respond-async");
     let first = client(&policy, patient, &question(false), BEGIN, &Store::new());
     let (mut store, mut now) = (first.store.clone(), BEGIN);
-    for entropy in 0..4 {
+    for entropy in 0..20 {
         let dead = runner(&policy, &store, now, 0x40 + entropy);
         assert!(!dead.done);
         (store, now) = (dead.store.clone(), now + 15_000);
     }
-    let last = runner(&policy, &store, now, 0x50);
+    let last = runner(&policy, &store, now, 0x60);
     assert!(last.done);
     assert_eq!(look(&policy, &last.store, now, "").json()["error"]["code"], "interrupted");
 }
