@@ -35,10 +35,10 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
 }
 
 /// Turns that are under way together.
-const AT_ONCE: usize = 48;
+const AT_ONCE: usize = 24;
 /// The longest that a host lives, in milliseconds. An isolate of workerd needs some of them to start.
 fn longest_life(place: Place) -> u64 {
-    if place == Place::Objects { 1_500 } else { 400 }
+    if place == Place::Objects { 2_000 } else { 600 }
 }
 /// How long a turn may take once nobody is killed any more: a few leases of 15 s.
 const LAST_TURNS: Duration = Duration::from_secs(120);

@@ -59,7 +59,7 @@ async fn asked(person: &Person, order: &str) -> (String, String) {
 /// Proposed, approved, executed once, and its result appears in the answer.
 pub(crate) async fn an_approved_call_is_done_once_and_told(scene: Scene) {
     let (host, tools, person) = start(&scene).await;
-    let order = scene.marker("paid-back");
+    let order = scene.marker("approved");
     let (id, path) = asked(&person, &order).await;
     assert_eq!(tools.calls(&order), []);
     assert_eq!(person.decide(&path, "approve").await.json()["decision"], "approved");
@@ -75,7 +75,7 @@ pub(crate) async fn an_approved_call_is_done_once_and_told(scene: Scene) {
 /// Refused: the model is told so, and may only explain.
 pub(crate) async fn a_refused_call_is_explained(scene: Scene) {
     let (host, tools, person) = start(&scene).await;
-    let order = scene.marker("not-paid-back");
+    let order = scene.marker("refused");
     let (id, path) = asked(&person, &order).await;
     assert_eq!(person.decide(&path, "refuse").await.json()["decision"], "refused");
     let done = person.until(&id, &["done", "failed"]).await;
