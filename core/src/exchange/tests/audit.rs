@@ -10,7 +10,7 @@ use super::{
     upstream::{completion, completion_stream, error},
     world::{World, chat_head, get, guarded},
 };
-use crate::policy::{Environment, Policy};
+use crate::policy::{ContentMode, Environment, Policy};
 
 fn record(world: &World) -> Value {
     assert_eq!(world.audit.len(), 1, "{:?}", world.audit);
@@ -110,4 +110,24 @@ fn what_decides_nothing_has_no_record() {
     for path in ["/healthz", "/version", "/nothing", "/v1/mini/turns/x"] {
         assert_eq!(World::begin(guarded(), get(path)).audit, [] as [String; 0], "{path}");
     }
+}
+
+#[test]
+fn a_turn_may_be_kept_only_where_its_texts_may_be_and_none_of_wechats_come_in() {
+    let mut world = asked(configured_in(Environment::Dev), &question("qa", false));
+    assert_eq!(world.replayable.len(), 1, "from the body on");
+    world.whole(200, &[], &completion("好", "stop"));
+    let id = record(&world)["requestId"].clone();
+    assert_eq!(world.replayable.last().map(String::as_str), id.as_str());
+
+    let mut prod = configured_in(Environment::Prod);
+    assert!(asked(prod.clone(), &question("qa", false)).replayable.is_empty());
+    prod.catalog.audit.content = Some(true);
+    assert_eq!(asked(prod, &question("qa", false)).replayable.len(), 1);
+
+    let mut checked = configured_in(Environment::Dev);
+    checked.content.mode = ContentMode::Log;
+    assert!(asked(checked, &question("qa", false)).replayable.is_empty(), "an openid and a token come in");
+    let looked = World::begin(configured_in(Environment::Dev), get("/v1/mini/turns/req_1"));
+    assert!(looked.replayable.is_empty());
 }
