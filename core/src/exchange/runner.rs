@@ -31,8 +31,9 @@ use crate::{
 const HEED: u64 = LEASE_MS / 3;
 /// Milliseconds after which a store that failed is asked again.
 const RETRY: u64 = 1_000;
-/// So many runners may die at one checkpoint; the next one gives the turn up.
-pub(super) const MOST_TRIES: u32 = 4;
+/// So many runners may die at one checkpoint; the next one gives the turn up. Each has had a lease: a
+/// host that starts and dies for five minutes has lost no turn.
+pub(super) const MOST_TRIES: u32 = 20;
 
 /// What a runner knows of its turn's cell.
 #[derive(Clone, Debug, Serialize, Deserialize)]
