@@ -622,6 +622,9 @@ impl Exchange {
         if waiting.explain_only {
             let (api, at) = (waiting.turn.api, waiting.system_at);
             chat::instruct(&mut waiting.fetch.body, api, at, EXPLAIN_ONLY);
+        }
+        // A turn in which a call was refused explains too, and its caller did nothing unusual.
+        if waiting.explain_only && self.facts.restricted {
             waiting.turn.warn(Warning::ExplainOnly);
             if !self.story.warnings.contains(&Warning::ExplainOnly) {
                 self.story.warnings.push(Warning::ExplainOnly);
