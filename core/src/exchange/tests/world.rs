@@ -230,6 +230,7 @@ impl World {
             Output::Record { .. }
                 | Output::Audit { .. }
                 | Output::Measure(_)
+                | Output::Replayable { .. }
                 | Output::Store { id: 0, .. }
                 | Output::Done
         );
