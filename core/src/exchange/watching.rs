@@ -204,7 +204,7 @@ impl Exchange {
                 if !view.events.is_empty() || view.ended.is_some() || view.approval.is_some() {
                     self.open_events(&watching);
                 }
-                if view.gap && !view.events.is_empty() {
+                if view.gap {
                     let failure = Failure::new(
                         Code::EventsGone,
                         "the first events are not kept any more; look at the turn for its answer",

@@ -20,8 +20,6 @@ pub const LEASE_MS: u64 = 15_000;
 pub const MOST_EVENT_BYTES: usize = 128 * 1024;
 /// Those that are woken when something happens; more of them look by themselves.
 const MOST_WATCHERS: usize = 16;
-/// A watcher that does not come back is forgotten after so many milliseconds.
-const WATCH_MS: u64 = 60_000;
 
 /// How a turn stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -372,7 +370,6 @@ struct Runner {
 struct Watcher {
     ticket: u64,
     awaited: Awaited,
-    until_ms: u64,
 }
 
 /// What is stored.
@@ -665,18 +662,18 @@ impl Turn {
         let settled = view.state.is_end() || view.state == State::NeedsApproval;
         view.waits = match watch.awaited {
             Awaited::Nothing => false,
-            Awaited::Events => view.events.is_empty() && !settled,
+            // What is not kept any more will not come.
+            Awaited::Events => view.events.is_empty() && !view.gap && !settled,
             Awaited::End => !settled,
         };
         if watch.awaited != Awaited::Nothing {
-            self.watchers.retain(|watcher| watcher.until_ms > now && watcher.ticket != watch.ticket);
+            self.watchers.retain(|watcher| watcher.ticket != watch.ticket);
         }
         if view.waits {
             if self.watchers.len() >= MOST_WATCHERS {
                 self.watchers.remove(0);
             }
-            let until_ms = now.saturating_add(WATCH_MS);
-            self.watchers.push(Watcher { ticket: watch.ticket, awaited: watch.awaited, until_ms });
+            self.watchers.push(Watcher { ticket: watch.ticket, awaited: watch.awaited });
         }
         TurnOutcome::Seen(Box::new(view))
     }

@@ -847,7 +847,8 @@ pub(crate) const ATTACKS: &[Attack] = &[
     shot(
         "http-absolute-target-of-the-gateway",
         |s| s.at("http://127.0.0.1:18789/v1/chat/completions"),
-        NOT_FOUND,
+        // The model gateway's route, which wants a token of its own.
+        Refused(401, "unauthorized"),
     ),
     shot("http-connect", |s| s.chat().line("CONNECT 127.0.0.1:18789 HTTP/1.1"), Inert),
     shot("http-no-host", |s| s.chat().without("host"), Inert),
@@ -864,7 +865,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
     shot("path-parameter", |s| s.at("/api/chat;x=1"), NOT_FOUND),
     shot("path-capitals", |s| s.at("/API/CHAT"), NOT_FOUND),
     shot("path-nul", |s| s.at("/api/chat%00"), NOT_FOUND),
-    shot("path-of-the-gateway", |s| s.at("/v1/chat/completions"), NOT_FOUND),
+    shot("path-of-the-gateway", |s| s.at("/v1/chat/completions"), Refused(401, "unauthorized")),
     shot("path-of-the-gateways-tools", |s| s.at("/tools/invoke"), NOT_FOUND),
     shot("path-with-a-query", |s| s.at("/api/chat?user=main&session=main&model=other"), NoEffect),
     // Who one says one is.

@@ -345,12 +345,12 @@ fn a_runner_that_dies_is_followed_by_one_that_says_the_same() {
     assert_eq!(outcome(&next), is("webhook", "delivered", 1));
     // Many that die are too many.
     let (mut store, mut now) = (run.store.clone(), BEGIN);
-    for entropy in 0x50..0x54 {
+    for entropy in 0x50..0x64 {
         let dead = take_up(&policy, &store, now, entropy);
         assert!(!dead.done);
         (store, now) = (dead.store.clone(), now + 15_000);
     }
-    let last = take_up(&policy, &store, now, 0x55);
+    let last = take_up(&policy, &store, now, 0x70);
     assert!(last.done && last.fetches.is_empty());
     assert_eq!(outcome(&last), is("webhook", "interrupted", 0));
 }

@@ -94,7 +94,6 @@ struct Waits {
     awaited: Awaited,
     after: u32,
     state: State,
-    since_ms: u64,
     /// How many had waited before.
     turn: usize,
 }
@@ -236,8 +235,7 @@ impl World {
                 Awaited::Events => facts.last_told() > waits.after || facts.state != waits.state,
                 Awaited::End => facts.is_settled(),
             };
-            let forgotten =
-                waits.since_ms + WATCH_MS <= self.now || self.waited - waits.turn >= MOST_WATCHERS;
+            let forgotten = self.waited - waits.turn >= MOST_WATCHERS;
             holds(!is_there || forgotten, "nobody wakes one that waits")?;
         }
         Ok(())
@@ -380,8 +378,8 @@ impl World {
         let TurnOutcome::Seen(view) = outcome else { return Ok(()) };
         if view.waits {
             self.waited += 1;
-            let (turn, since_ms, state) = (self.waited, self.now, view.state);
-            self.watchers[at].waits = Some(Waits { awaited, after, state, since_ms, turn });
+            let (turn, state) = (self.waited, view.state);
+            self.watchers[at].waits = Some(Waits { awaited, after, state, turn });
         } else if awaited != Awaited::Nothing {
             self.watchers[at].waits = None;
         }
