@@ -339,7 +339,7 @@ impl Facts {
         holds(all > MOST_EVENT_BYTES || !view.gap, "a gap where there is none")?;
         let waits = match watch.awaited {
             Awaited::Nothing => false,
-            Awaited::Events => view.events.is_empty() && !self.is_settled(),
+            Awaited::Events => view.events.is_empty() && !view.gap && !self.is_settled(),
             Awaited::End => !self.is_settled(),
         };
         holds(view.waits == waits, "waits for what is there, or does not wait")
