@@ -88,7 +88,7 @@ fn story(record: &Value) -> String {
         let _ = write!(text, "  {}:", decision.get("what").map(word).unwrap_or_default());
         // What was not so is not said.
         let shown = decision.iter().filter(|(name, value)| {
-            *name != "what" && !value.is_null() && **value != Value::Bool(false) && **value != Value::from("")
+            *name != "what" && !value.is_null() && **value != Value::Bool(false) && value.as_str() != Some("")
         });
         for (name, value) in shown {
             let _ = write!(text, " {name}={}", word(value));

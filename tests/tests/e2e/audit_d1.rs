@@ -56,7 +56,7 @@ async fn ready(child: &mut Child) -> String {
 }
 
 /// What is in the database that miniflare keeps in a file.
-fn copied(kept: &PathBuf) -> Vec<String> {
+fn copied(kept: &std::path::Path) -> Vec<String> {
     let directory = kept.join("v3/d1/miniflare-D1DatabaseObject");
     let files = fs::read_dir(directory).unwrap().filter_map(Result::ok).map(|entry| entry.path());
     let databases = files.filter(|path| path.extension().is_some_and(|ending| ending == "sqlite"));

@@ -96,7 +96,7 @@ impl Stage {
         let kept =
             std::env::temp_dir().join(format!("minigate-{name}-{}-{}", place.name(), std::process::id()));
         std::fs::create_dir_all(&kept).expect("a temporary directory");
-        let more = more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let more: Vec<_> = more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let gateway = scene.upstream().url.clone();
         let host = launch(place, &gateway, &tools, redis.as_ref(), &kept, &more).await;
         Self { place, host, tools, redis, gateway, kept, more }
@@ -152,7 +152,7 @@ async fn launch(
     tools: &Tools,
     redis: Option<&Redis>,
     kept: &std::path::Path,
-    more: &Vec<(String, String)>,
+    more: &[(String, String)],
 ) -> Host {
     let yaml = CONFIGURATION
         .replace("{PARAMETERS}", PARAMETERS)
