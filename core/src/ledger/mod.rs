@@ -135,5 +135,5 @@ fn unhex(text: &str) -> Option<[u8; 32]> {
     Some(out)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(target_arch = "wasm32")))]
 mod tests;

@@ -96,7 +96,8 @@ impl Stage {
         let kept =
             std::env::temp_dir().join(format!("minigate-{name}-{}-{}", place.name(), std::process::id()));
         std::fs::create_dir_all(&kept).expect("a temporary directory");
-        let more: Vec<_> = more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let more: Vec<_> =
+            more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let gateway = scene.upstream().url.clone();
         let host = launch(place, &gateway, &tools, redis.as_ref(), &kept, &more).await;
         Self { place, host, tools, redis, gateway, kept, more }

@@ -23,7 +23,7 @@ const SEQUENCES: u64 = if cfg!(target_arch = "wasm32") {
 } else if cfg!(debug_assertions) {
     20_000
 } else {
-    1_000_000
+    20_000
 };
 
 /// Runners that are not known to be gone.
