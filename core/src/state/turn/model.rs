@@ -17,7 +17,7 @@ use crate::state::Op;
 use facts::{Checked, Facts, Mark, digest, holds, serial};
 use runner::{Deed, Runner};
 
-/// Sequences of 20 to 60 steps. In a release build as many as the promise says.
+/// Sequences of 20 to 60 steps.
 const SEQUENCES: u64 = if cfg!(target_arch = "wasm32") { 2_000 } else { 20_000 };
 
 /// Runners that are not known to be gone.
