@@ -18,6 +18,9 @@ use super::{Outcome, Reduced, encode};
 pub const LEASE_MS: u64 = 15_000;
 /// The most bytes of events that are kept to be shown again: about 25,000 Chinese characters.
 pub const MOST_EVENT_BYTES: usize = 128 * 1024;
+/// How far the clocks of two hosts may be apart, in milliseconds: so much later than its creator is
+/// refused, a turn that nobody can take over is seen as expired, and what was seen stands.
+pub const MOST_SKEW_MS: u64 = 2_000;
 /// Those that are woken when something happens; more of them look by themselves.
 const MOST_WATCHERS: usize = 16;
 
@@ -467,12 +470,13 @@ impl Turn {
     }
 
     /// When a runner is wanted: at once, when the present one has died, or when a person has had
-    /// their time.
+    /// their time. Never before a claim can succeed: an alarm that is served in vain is set again,
+    /// at once and without an end, by a host whose clock is behind the one that wrote `due_ms`.
     fn alarm_ms(&self) -> Option<u64> {
         if self.checkpoint.is_empty() {
             return None;
         }
-        Some(self.runner.as_ref().map_or(self.due_ms, |runner| runner.until_ms))
+        Some(self.runner.as_ref().map_or(self.due_ms, |runner| runner.until_ms.max(self.due_ms)))
     }
 
     fn apply(&mut self, op: &TurnOp, now: u64, wake: &mut Vec<u64>) -> TurnOutcome {
@@ -520,7 +524,9 @@ impl Turn {
     /// How it stands. One that nobody can take over, and whose time is over, has lost whoever was to
     /// tell its end. That is not written down: who only looks writes nothing.
     fn state_at(&self, now: u64) -> State {
-        let is_lost = self.checkpoint.is_empty() && !self.state.is_end() && now >= self.expires_ms;
+        let is_lost = self.checkpoint.is_empty()
+            && !self.state.is_end()
+            && now >= self.expires_ms.saturating_add(MOST_SKEW_MS);
         if is_lost { State::Expired } else { self.state }
     }
 
@@ -564,8 +570,8 @@ impl Turn {
     /// An operation of the runner's, which says too that it is alive. Who creates a turn without a
     /// checkpoint is its runner, with the epoch 0.
     fn run(&mut self, epoch: u32, now: u64, act: impl FnOnce(&mut Self) -> TurnOutcome) -> TurnOutcome {
-        let its_own =
-            epoch == 0 && self.epoch == 0 && self.checkpoint.is_empty() && !self.state_at(now).is_end();
+        let creators = epoch == 0 && self.epoch == 0 && self.checkpoint.is_empty();
+        let its_own = creators && !self.state.is_end() && now < self.expires_ms;
         if !its_own && (epoch != self.epoch || self.runner.is_none()) {
             return TurnOutcome::Lost;
         }

@@ -341,6 +341,7 @@ pub(crate) mod tests {
     }
 
     /// What the table says of each kind, in other words than the code above.
+    #[cfg(not(target_arch = "wasm32"))]
     pub(crate) fn fits(kind: Kind, text: &str) -> bool {
         let length = text.encode_utf16().count();
         let all = |pattern: &str| regex_lite::Regex::new(pattern).expect("a pattern").is_match(text);

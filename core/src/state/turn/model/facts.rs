@@ -4,8 +4,8 @@
 use serde_bytes::ByteBuf;
 
 use crate::state::turn::{
-    Approval, Awaited, Claimed, Create, Decide, Decided, Ended, Event, LEASE_MS, MOST_EVENT_BYTES, Need,
-    State, Then, TurnOp, TurnOutcome, Verdict, View, Watch,
+    Approval, Awaited, Claimed, Create, Decide, Decided, Ended, Event, LEASE_MS, MOST_EVENT_BYTES,
+    MOST_SKEW_MS, Need, State, Then, TurnOp, TurnOutcome, Verdict, View, Watch,
 };
 
 /// What does not hold.
@@ -103,9 +103,13 @@ pub(super) struct Facts {
     pub(super) question: Option<Question>,
     cancel: bool,
     heeds: Option<u64>,
-    pub(super) state: State,
+    state: State,
     pub(super) end: Option<Ended>,
     told: Vec<Told>,
+    /// The clock of whoever acted last.
+    now: u64,
+    /// It was seen as expired, by the clock alone.
+    seen_lost: bool,
 }
 
 impl Facts {
@@ -126,12 +130,23 @@ impl Facts {
             state: if owed.is_some() { State::Queued } else { State::Running },
             end: None,
             told: Vec::new(),
+            now,
+            seen_lost: false,
         }
     }
 
-    /// When somebody has to be called.
+    /// Whoever was to tell its end is gone, as the clock says.
+    pub(super) fn is_lost(&self) -> bool {
+        self.owed.is_none() && !self.state.is_end() && self.now >= self.expires_ms + MOST_SKEW_MS
+    }
+
+    pub(super) fn state(&self) -> State {
+        if self.is_lost() { State::Expired } else { self.state }
+    }
+
+    /// When somebody has to be called, and may begin.
     pub(super) fn alarm_ms(&self) -> Option<u64> {
-        self.owed.map(|_| self.holder.map_or(self.due_ms, |(_, until)| until))
+        self.owed.map(|_| self.holder.map_or(self.due_ms, |(_, until)| until.max(self.due_ms)))
     }
 
     pub(super) fn last_told(&self) -> u32 {
@@ -139,7 +154,7 @@ impl Facts {
     }
 
     pub(super) fn is_settled(&self) -> bool {
-        self.state.is_end() || self.state == State::NeedsApproval
+        self.state().is_end() || self.state == State::NeedsApproval
     }
 
     /// Checks how long it is kept, and remembers it.
@@ -161,10 +176,7 @@ impl Facts {
 
     /// An operation was applied, with this outcome.
     pub(super) fn happens(&mut self, op: &TurnOp, outcome: &TurnOutcome, wake: &[u64], now: u64) -> Checked {
-        if self.owed.is_none() && !self.state.is_end() && now >= self.expires_ms {
-            // Whoever was to tell its end is gone.
-            self.state = State::Expired;
-        }
+        self.now = now;
         let is_for = |owner: &Option<String>| owner.as_ref().is_none_or(|owner| *owner == self.create.owner);
         match (op, outcome) {
             (TurnOp::Create(create), outcome) => {
@@ -185,8 +197,9 @@ impl Facts {
             }
             (TurnOp::Cancel { owner }, TurnOutcome::Seen(view)) => {
                 holds(is_for(owner), "cancelled by somebody else")?;
-                holds(view.state == self.state && view.ended == self.end, "a wrong view")?;
-                if !self.state.is_end() && !self.cancel {
+                holds(view.state == self.state() && view.ended == self.end, "a wrong view")?;
+                self.seen_lost |= self.is_lost();
+                if !self.state().is_end() && !self.cancel {
                     self.cancel = true;
                     self.due_ms = now;
                     let heard = self.heeds.take().is_none_or(|ticket| wake.contains(&ticket));
@@ -249,12 +262,14 @@ impl Facts {
         else {
             return Err("an outcome of another operation");
         };
-        let creator = *epoch == 0 && self.epoch == 0 && self.owed.is_none() && !self.state.is_end();
+        let in_time = !self.state.is_end() && now < self.expires_ms;
+        let creator = *epoch == 0 && self.epoch == 0 && self.owed.is_none() && in_time;
         let its_own = creator || (*epoch == self.epoch && self.holder.is_some());
         if *outcome == TurnOutcome::Lost {
             return holds(!its_own, "taken from its runner");
         }
         holds(its_own, "an old runner changes something")?;
+        holds(!self.seen_lost, "what was seen as its end is none")?;
         if let Some((_, until)) = &mut self.holder {
             *until = now + LEASE_MS;
         }
@@ -320,8 +335,9 @@ impl Facts {
         }
     }
 
-    fn seen(&self, watch: &Watch, view: &View) -> Checked {
-        holds(view.state == self.state && view.ended == self.end, "a wrong view")?;
+    fn seen(&mut self, watch: &Watch, view: &View) -> Checked {
+        holds(view.state == self.state() && view.ended == self.end, "a wrong view")?;
+        self.seen_lost |= self.is_lost();
         let shown = view.approval.as_ref().map(|approval| approval.digest);
         let open = self.question.as_ref().filter(|question| question.open);
         holds(shown == open.map(|question| question.asked.digest), "another question is shown")?;
