@@ -57,8 +57,8 @@ pub struct Host {
     directory: PathBuf,
 }
 
-/// How long a host may take to listen.
-const START: Duration = Duration::from_secs(60);
+/// How long a host may take to listen: all hosts of a suite compile the module at once, on a machine that may be busy.
+const START: Duration = Duration::from_secs(180);
 
 impl Host {
     /// Starts a host with these settings and no others, and waits until it listens.
