@@ -17,7 +17,7 @@ use std::{
 };
 
 use minigate_core::{
-    policy::{HostFacts, NAMES, Policy, SECRETS, Secrets, SettingError, Settings, catalog::Catalog},
+    policy::{HostFacts, NAMES, Policy, SECRETS, Secrets, SettingError, Settings, catalog::Catalog, channel},
     seam::{REQUEST_HEADERS, RequestHead},
 };
 use wasm_bindgen::{JsValue, prelude::wasm_bindgen};
@@ -61,10 +61,13 @@ fn current() -> Option<Rc<Worker>> {
 /// One request.
 #[event(fetch)]
 async fn fetch(request: Request, env: Env, context: Context) -> worker::Result<Response> {
-    let head = head(&request);
+    let mut head = head(&request);
     let signal = request.signal();
     match worker(&env) {
         Some(worker) => {
+            let secret = |name: &str| worker.addresses.credential(name);
+            let now_ms = driver::moment().unix_ms;
+            head.robot = channel::vouched(&head, &worker.policy.catalog, secret, now_ms);
             let driver = Driver::begin(worker, head, request, Rc::new(context));
             driver::respond(driver, &signal).await
         }
@@ -151,6 +154,7 @@ fn head(request: &Request) -> RequestHead {
         headers: REQUEST_HEADERS.iter().filter_map(|name| Some(((*name).to_owned(), read(name)?))).collect(),
         peer: read("cf-connecting-ip").unwrap_or_default(),
         content_length: read("content-length").and_then(|value| value.parse().ok()),
+        robot: None,
     }
 }
 

@@ -26,7 +26,7 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
 };
 use minigate_core::{
-    policy::{self, Environment, HostFacts, Policy, SettingError},
+    policy::{self, Environment, HostFacts, Policy, SettingError, channel},
     seam::{REQUEST_HEADERS, RequestHead, started},
 };
 use tokio::{
@@ -99,6 +99,7 @@ pub fn serve(module: Option<PathBuf>, config: Vec<PathBuf>, demo: bool) -> Resul
         let url = gathered.settings.get("OPENCLAW_GATEWAY_URL").map(String::as_str).unwrap_or_default();
         Addresses::new(url, wechat, &policy.catalog, &gathered.secrets)?
     };
+    let addresses = addresses.and(policy::dingtalk_urls(&gathered.settings))?;
     let store_url = gathered.secrets.get("STORE_URL").map(str::to_owned);
     drop(gathered);
     let ip = settings::text("BIND_ADDRESS").map_or(Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)), |text| {
@@ -343,14 +344,17 @@ async fn answer(
         let values: Vec<String> = parts.headers.get_all(*name).iter().map(header_text).collect();
         (!values.is_empty()).then(|| ((*name).to_owned(), values.join(", ")))
     };
-    let head = RequestHead {
+    let mut head = RequestHead {
         method: parts.method.as_str().to_owned(),
         path: parts.uri.path().to_owned(),
         query: parts.uri.query().unwrap_or_default().to_owned(),
         headers: REQUEST_HEADERS.iter().filter_map(read).collect(),
         peer,
         content_length: parts.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok()),
+        robot: None,
     };
+    let secret = |name: &str| worker.upstream.credential(name);
+    head.robot = channel::vouched(&head, &worker.policy.catalog, secret, clock::unix_ms());
     let mut driver = Driver::begin(worker, head, body);
     let mut response = Response::new(Either::Left(Full::new(Bytes::new())));
     // An answer that is there at once may still be several chunks: events of a kept answer.

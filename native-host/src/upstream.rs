@@ -82,6 +82,18 @@ impl Addresses {
         })
     }
 
+    /// Adds upstreams by name.
+    ///
+    /// # Errors
+    /// When a URL is none.
+    pub(crate) fn and(mut self, urls: [(&str, &str); 2]) -> Result<Self, String> {
+        for (name, url) in urls {
+            url.parse::<Uri>().map_err(|error| format!("{name}: {error}"))?;
+            self.servers.push((name.to_owned(), url.trim_end_matches('/').to_owned()));
+        }
+        Ok(self)
+    }
+
     fn base(&self, upstream: &str) -> Option<&str> {
         match upstream {
             OPENCLAW => Some(&self.openclaw),
@@ -119,6 +131,11 @@ impl Upstream {
             .pool_idle_timeout(IDLE)
             .build(connector);
         Self { client, addresses }
+    }
+
+    /// A secret by its setting's name.
+    pub(crate) fn credential(&self, name: &str) -> Option<&str> {
+        self.addresses.credential(name)
     }
 
     /// Sends a request and waits for the head of its answer. Dropping the future, or the

@@ -5,6 +5,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::catalog::Catalog;
+use crate::{seam::RequestHead, wire::dingtalk::callback};
+
+/// What precedes a robot's name in the path of its callback.
+pub const PATH: &str = "/dingtalk/";
+
 /// One robot.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Channel {
@@ -78,5 +84,74 @@ impl Channel {
         match &self.kind {
             ChannelKind::DingTalk { app_key, app_secret, .. } => [app_key, app_secret],
         }
+    }
+}
+
+/// The channel that a path names.
+pub fn named<'c>(catalog: &'c Catalog, path: &str) -> Option<&'c Channel> {
+    catalog.channel(path.strip_prefix(PATH)?)
+}
+
+/// The channel whose message a request over HTTP is: the one that its path names, when DingTalk
+/// signed it with that channel's secret.
+///
+/// For hosts, beside the module and before it is asked: what is signed has the secret in it, so
+/// no derived key would do for the check, and whoever has the secret is the robot. So it stays where the
+/// other credentials are. `secret` gives one by its setting's name.
+pub fn vouched<'s>(
+    head: &RequestHead,
+    catalog: &Catalog,
+    secret: impl Fn(&str) -> Option<&'s str>,
+    now_ms: u64,
+) -> Option<String> {
+    let channel = named(catalog, &head.path)?;
+    let ChannelKind::DingTalk { app_secret, .. } = &channel.kind;
+    let (timestamp, sign) = (head.header("timestamp")?.trim(), head.header("sign")?.trim());
+    callback::is_signed(secret(app_secret)?, timestamp, sign, now_ms).then(|| channel.name.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_arch = "wasm32")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_signed_for_that_robot_is_its_message() {
+        let channel = |name: &str, secret: &str| Channel {
+            name: name.into(),
+            kind: ChannelKind::DingTalk {
+                robot_code: "r".into(),
+                app_key: "K".into(),
+                app_secret: secret.into(),
+                mode: Mode::Http,
+                reply: Reply::Markdown,
+            },
+            answered_by: AnsweredBy::Profile("p".into()),
+            ack: None,
+            failed: None,
+        };
+        let catalog =
+            Catalog { channels: vec![channel("desk", "S"), channel("other", "O")], ..Catalog::default() };
+        let secret = |name: &str| match name {
+            "S" => Some("this is a secret"),
+            "O" => Some("another"),
+            _ => None,
+        };
+        let of = |path: &str, sign: &str| {
+            let headers = vec![
+                ("timestamp".to_owned(), "1577262236757".to_owned()),
+                ("sign".to_owned(), sign.to_owned()),
+            ];
+            let head = RequestHead { path: path.into(), headers, ..RequestHead::default() };
+            vouched(&head, &catalog, secret, 1_577_262_236_757)
+        };
+        let sign = "DJrE6qdyVGCQz9z5r2MDuNcNAhwYnuAkyj13cx169CA=";
+        assert_eq!(of("/dingtalk/desk", sign).as_deref(), Some("desk"));
+        assert_eq!(of("/dingtalk/other", sign), None);
+        assert_eq!(of("/dingtalk/nobody", sign), None);
+        assert_eq!(of("/dingtalk/desk", "x"), None);
+        assert_eq!(of("/api/chat", sign), None);
     }
 }

@@ -24,8 +24,8 @@ use serde::{Deserialize, Serialize};
 
 pub use pictures::Pictures;
 pub use settings::{
-    CREDENTIALS, NAMES, SECRETS, Secrets, SettingError, Settings, is_agent_id, is_role, parse_rate,
-    wechat_url,
+    CREDENTIALS, NAMES, SECRETS, Secrets, SettingError, Settings, dingtalk_urls, is_agent_id, is_role,
+    parse_rate, wechat_url,
 };
 
 use crate::{

@@ -12,7 +12,11 @@ use super::{
     ContentMode, Environment, HostFacts, Memory, Origins, Pictures, Policy, RiskMode, Role, StoreFailure,
     auth::KeyDigest, pictures::is_origin, session::SigningKey,
 };
-use crate::{seam::Level, state::caller::Rate, wire::wechat::push};
+use crate::{
+    seam::{DINGTALK, DINGTALK_OAPI, Level},
+    state::caller::Rate,
+    wire::{dingtalk, wechat::push},
+};
 
 /// The settings that decide something here, by name.
 pub const NAMES: &[&str] = &[
@@ -25,6 +29,8 @@ pub const NAMES: &[&str] = &[
     "CONTENT_CHECK_FAILURE",
     "CONTENT_CHECK_WAIT_MS",
     "CORS_ALLOW_ORIGINS",
+    "DINGTALK_API_URL",
+    "DINGTALK_OAPI_URL",
     "FAULT_INJECTION",
     "FIRST_BYTE_TIMEOUT_MS",
     "HEARTBEAT_MS",
@@ -93,6 +99,15 @@ pub const CREDENTIALS: &[&str] = &["OPENCLAW_GATEWAY_TOKEN", "WECHAT_SECRET"];
 pub fn wechat_url(settings: &Settings) -> &str {
     let url = settings.get("WECHAT_API_URL").map(|url| url.trim()).filter(|url| !url.is_empty());
     url.unwrap_or("https://api.weixin.qq.com")
+}
+
+/// Where DingTalk's servers are, by the upstream's name.
+pub fn dingtalk_urls(settings: &Settings) -> [(&'static str, &str); 2] {
+    let given = |name: &str| settings.get(name).map(|url| url.trim()).filter(|url| !url.is_empty());
+    [
+        (DINGTALK, given("DINGTALK_API_URL").unwrap_or(dingtalk::API)),
+        (DINGTALK_OAPI, given("DINGTALK_OAPI_URL").unwrap_or(dingtalk::OAPI)),
+    ]
 }
 
 /// Settings by name.

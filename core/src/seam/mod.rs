@@ -33,6 +33,8 @@ pub const REQUEST_HEADERS: &[&str] = &[
     "last-event-id",
     "origin",
     "prefer",
+    "sign",
+    "timestamp",
     "traceparent",
     "x-api-key",
     "x-forwarded-for",
@@ -59,6 +61,11 @@ pub const TOOL: &str = "tool:";
 
 /// The name of an upstream: WeChat's servers.
 pub const WECHAT: &str = "wechat";
+
+/// The name of an upstream: DingTalk's API.
+pub const DINGTALK: &str = "dingtalk";
+/// The name of an upstream: where DingTalk's session webhooks are.
+pub const DINGTALK_OAPI: &str = "dingtalk:oapi";
 
 /// The name of an upstream: the team's own backend, which is told of what turns come to.
 pub const WEBHOOK: &str = "webhook";
@@ -87,6 +94,9 @@ pub struct RequestHead {
     pub peer: String,
     /// `Content-Length`, when the request has one.
     pub content_length: Option<u64>,
+    /// The channel whose message this is, by the host's own word: its socket brought it, or
+    /// [`vouched`](crate::policy::channel::vouched) says so. Nothing in a request can set it.
+    pub robot: Option<String>,
 }
 
 impl RequestHead {

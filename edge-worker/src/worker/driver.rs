@@ -119,7 +119,7 @@ pub(super) struct Driver {
 
 /// Now, with fresh entropy. Both come from the platform.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "milliseconds fit")]
-fn moment() -> Moment {
+pub(super) fn moment() -> Moment {
     let mut entropy = [0; 16];
     // `crypto.getRandomValues` does not fail for 16 bytes.
     let _ = getrandom::fill(&mut entropy);

@@ -2,7 +2,7 @@
 
 use js_sys::{Promise, Uint8Array};
 use minigate_core::{
-    policy::{CREDENTIALS, Secrets, Settings, catalog::Catalog, wechat_url},
+    policy::{CREDENTIALS, Secrets, Settings, catalog::Catalog, dingtalk_urls, wechat_url},
     seam::{Credential, Fetch, FetchFailure, Lines, OPENCLAW, UPSTREAM_HEADERS, WECHAT},
 };
 use wasm_bindgen::{JsCast as _, JsValue};
@@ -30,10 +30,12 @@ impl Addresses {
         let base = |url: &str| url.trim().trim_end_matches('/').to_owned();
         let credential = |name: &str| Some((name.to_owned(), secrets.get(name)?.to_owned()));
         let names = CREDENTIALS.iter().copied().chain(catalog.secrets());
+        let dingtalk = dingtalk_urls(settings).map(|(name, url)| (name.to_owned(), base(url)));
+        let servers = catalog.servers().map(|(name, url)| (name, url.to_owned()));
         Self {
             openclaw: base(openclaw),
             wechat: base(wechat_url(settings)),
-            servers: catalog.servers().map(|(name, url)| (name, url.to_owned())).collect(),
+            servers: servers.chain(dingtalk).collect(),
             credentials: names.filter_map(credential).collect(),
         }
     }

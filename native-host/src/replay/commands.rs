@@ -214,6 +214,7 @@ impl Present {
         let Gathered { settings, secrets } = &self.gathered;
         let url = settings.get("OPENCLAW_GATEWAY_URL").ok_or("OPENCLAW_GATEWAY_URL is not set")?;
         let addresses = Addresses::new(url, policy::wechat_url(settings), &self.policy.catalog, secrets)?;
+        let addresses = addresses.and(policy::dingtalk_urls(settings))?;
         Ok(Upstream::new(addresses, Duration::from_millis(self.policy.deadlines.connect.into())))
     }
 }

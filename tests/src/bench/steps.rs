@@ -161,6 +161,7 @@ fn script(policy: &Policy, case: &Case) -> Result<Vec<Call>> {
         query: String::new(),
         peer: "127.0.0.1".into(),
         content_length: Some(body.len() as u64),
+        robot: None,
     };
     let mut reply = take(Step::Begin(head), &[])?;
     // The address is asked about before the body is read, the other gates after it.

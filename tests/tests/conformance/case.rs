@@ -204,6 +204,7 @@ impl Case {
             headers: all.into_iter().collect(),
             peer: "203.0.113.9".into(),
             content_length: *content_length,
+            robot: None,
         }
     }
 

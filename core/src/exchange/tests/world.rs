@@ -91,6 +91,7 @@ pub(super) fn chat_head() -> RequestHead {
         peer: "203.0.113.9".into(),
         query: String::new(),
         content_length: None,
+        robot: None,
     }
 }
 
