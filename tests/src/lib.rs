@@ -7,6 +7,7 @@
 
 pub mod client;
 pub mod collector;
+pub mod dingtalk;
 pub mod hosts;
 pub mod media;
 pub mod openclaw;
