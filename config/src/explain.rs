@@ -55,6 +55,7 @@ pub fn explain(catalog: &Catalog, question: &Question<'_>) -> Result<String, Str
         }
         Reason::Rollout => "the rollout has drawn this person".to_owned(),
         Reason::Header => "X-OpenClaw-Profile asks for it, and this person may have it".to_owned(),
+        Reason::Channel => "it is the channel's own".to_owned(),
     };
     let mut out = format!("profile  {}\nbecause  {because}\n", choice.profile.name);
     // Writing to a String cannot fail.

@@ -7,12 +7,15 @@ use minigate_core::policy::{
     channel::{AnsweredBy, Channel, ChannelKind, Mode, Reply},
 };
 
-use super::{Names, expect_known, section_of, text};
+use super::{Names, expect_known, number, section_of, text};
 use crate::{
     diagnostic::{Place, Report, shown},
     secrets,
     yaml::{Entry, Node},
 };
+
+/// After how long people are told that there is no answer, without a `timeout_ms`.
+const TIMEOUT_MS: u32 = 55_000;
 
 /// All of them, in order of names.
 pub(super) fn channels(root: &Node, names: &Names<'_>, report: &mut Report) -> Vec<Channel> {
@@ -21,13 +24,6 @@ pub(super) fn channels(root: &Node, names: &Names<'_>, report: &mut Report) -> V
     let entries = section_of(root, "channels").iter();
     let mut channels: Vec<Channel> = entries.map(|entry| channel(entry, &intents, names, report)).collect();
     channels.sort_by(|a, b| a.name.cmp(&b.name));
-    if let Some(first) = section_of(root, "channels").first() {
-        report.warning(
-            first.place,
-            "channels are checked and not served yet",
-            "nothing listens to DingTalk in this version",
-        );
-    }
     channels
 }
 
@@ -59,6 +55,8 @@ fn channel(
         kind,
         answered_by: answered_by(entry, intents, names, report),
         ack: text(node, "ack"),
+        ack_after_ms: number(node, "ack_after_ms").unwrap_or(0),
+        timeout_ms: number(node, "timeout_ms").unwrap_or(TIMEOUT_MS),
         failed: text(node, "failed"),
     }
 }

@@ -199,7 +199,7 @@ fn target(policy: &Policy, alias: &str, cost: u32) -> Target {
 /// An intent before it is known who answers it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Asking {
-    request: MiniRequest,
+    pub(super) request: MiniRequest,
     pub(super) store_id: u32,
 }
 
@@ -223,20 +223,33 @@ impl Exchange {
         self.story.subject = Some(subject);
         self.story.stream = request.stream;
         self.story.intent = Some(request.intent.clone());
-        let ops = self.questions(policy, &request);
+        self.consult(policy, Asking { request, store_id: 0 }, now);
+    }
+
+    /// Finds out what must be known before it can be said who answers.
+    pub(super) fn consult(&mut self, policy: &Policy, mut asking: Asking, now: Moment) {
+        let ops = self.questions(policy, &asking.request);
         if ops.is_empty() {
-            return self.consulted(policy, Asking { request, store_id: 0 }, &[], now);
+            return self.consulted(policy, asking, &[], now);
         }
-        let store_id = self.take_id();
-        self.outputs.push_back(Output::Store { id: store_id, ops });
+        asking.store_id = self.take_id();
+        self.outputs.push_back(Output::Store { id: asking.store_id, ops });
         self.timers.store = Some(now.unix_ms + STORE_PATIENCE);
-        self.phase = Phase::Consult(Box::new(Asking { request, store_id }));
+        self.phase = Phase::Consult(Box::new(asking));
+    }
+
+    /// Who answers: a channel's own profile, or whoever answers the intent.
+    fn choose<'p>(&self, policy: &'p Policy, asked: Asked<'_>) -> Result<Choice<'p>, NoProfile> {
+        match self.channels_profile(policy) {
+            Some(name) => routing::own(&policy.catalog, name, asked),
+            None => routing::choose(&policy.catalog, asked),
+        }
     }
 
     /// What must be known before it can be said who answers, and from how much of a history.
     fn questions(&self, policy: &Policy, request: &MiniRequest) -> Vec<(String, Op)> {
         let asked = self.asked(policy, request, None);
-        let Ok(choice) = routing::choose(&policy.catalog, asked) else { return Vec::new() };
+        let Ok(choice) = self.choose(policy, asked) else { return Vec::new() };
         let mut ops = Vec::new();
         if let Some(rollout) = self.rollout(policy, &request.intent, &choice) {
             let consult = Consult { plan: rollout.plan.clone(), report: false };
@@ -333,14 +346,14 @@ impl Exchange {
         calibration: Calibration,
     ) -> Result<Waiting, Failure> {
         let catalog = &policy.catalog;
-        let choice = routing::choose(catalog, self.asked(policy, &request, None));
+        let choice = self.choose(policy, self.asked(policy, &request, None));
         let mut choice = choice.map_err(|reason| no_profile(policy, reason))?;
         if let Some(rollout) = self.rollout(policy, &request.intent, &choice) {
             let subject = self.story.subject.as_deref().unwrap_or_default();
             let version = rollout.version(subject, share);
             if version == Version::Candidate {
                 let candidate = self.asked(policy, &request, Some(&rollout.to));
-                choice = routing::choose(catalog, candidate).unwrap_or(choice);
+                choice = self.choose(policy, candidate).unwrap_or(choice);
             }
             let counted =
                 if choice.profile.name == rollout.to { Version::Candidate } else { Version::Running };
@@ -357,12 +370,16 @@ impl Exchange {
         self.story.model = Some(profile.model.clone());
 
         let session = matches!(self.facts.caller, Caller::Session { .. });
-        let named = session || request.user.is_some();
+        let named = session || request.user.is_some() || self.robot.is_some();
         let (intent, stream, ascii) = (request.intent.clone(), request.stream, request.ascii);
-        let keeps = profile.memory == Memory::Gateway && named;
-        let session = keeps.then(|| {
-            let subject = self.story.subject.as_deref().unwrap_or_default();
-            auth::session_key(policy, "ask", &format!("{subject}/{intent}"))
+        // Nobody but OpenClaw can know what was said to a robot before.
+        let keeps = (profile.memory == Memory::Gateway && named) || self.robot.is_some();
+        let session = keeps.then(|| match &self.robot {
+            Some(heard) => auth::session_key(policy, "dingtalk", &heard.party),
+            None => {
+                let subject = self.story.subject.as_deref().unwrap_or_default();
+                auth::session_key(policy, "ask", &format!("{subject}/{intent}"))
+            }
         });
         let pictures = request.pictures.clone();
         let mut input = request.fit(profile)?;
@@ -396,7 +413,9 @@ impl Exchange {
         let json = profile.json || profile.schema.is_some() || input.schema.is_some();
         // A value is shown when it has been checked: there is nothing to draft.
         let allowed = |name: &&str| catalog.allows(policy.environment, name);
-        let draft = profile.draft.as_deref().filter(|_| !json).filter(allowed);
+        // A robot says one thing.
+        let may_draft = !json && self.robot.is_none();
+        let draft = profile.draft.as_deref().filter(|_| may_draft).filter(allowed);
         let first = draft.and_then(|name| catalog.profile(name));
         let drafts = first.is_some();
         let first = first.unwrap_or(profile);
@@ -457,8 +476,13 @@ impl Exchange {
         let timeout = profile.and_then(|profile| profile.timeout_ms).map_or(u64::MAX, u64::from);
         // With another profile to answer in its place, a profile's time is not the turn's.
         let alone = profile.is_none_or(|profile| profile.fallback.is_none() && profile.draft.is_none());
-        let turn = if alone { timeout.min(policy.deadlines.turn) } else { policy.deadlines.turn };
-        self.timers.turn = Some(self.facts.started_ms + turn);
+        let begun = self.facts.started_ms;
+        let usual = match &self.robot {
+            Some(heard) => heard.deadline_ms.saturating_sub(begun),
+            None => policy.deadlines.turn,
+        };
+        let turn = if alone { timeout.min(usual) } else { usual };
+        self.timers.turn = Some(begun + turn);
         let learns = profile.filter(|profile| profile.context_tokens.is_some());
         let learns = learns.map(|profile| usage_key(&profile.name));
         let waiting = self.attempt(policy, plan, Vec::new());
@@ -510,6 +534,8 @@ impl Exchange {
         let mut prompt = prompt::compose(profile, &plan.input, &mark, plan.schema(policy));
         prompt.repair.clone_from(&plan.repair);
         let acts = self.run.is_some() && !plan.explains && !self.facts.restricted && plan.part != Part::Draft;
+        // In a robot's conversation nobody could be asked whether something may be done.
+        let acts = acts && self.robot.is_none();
         plan.offers = acts && !profile.tools.is_empty();
         if plan.offers {
             prompt.offer(&policy.catalog.tools_of(profile), &mark);

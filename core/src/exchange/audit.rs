@@ -117,7 +117,7 @@ fn stage(code: Code) -> &'static str {
 /// What kind of record a route's is; `None` where nothing is decided.
 fn kind(facts: &Facts) -> Option<&'static str> {
     Some(match facts.route {
-        Route::Chat | Route::Ask => "turn",
+        Route::Chat | Route::Ask | Route::Robot => "turn",
         Route::Login | Route::Renew | Route::Token => "login",
         Route::Revoke => "revoke",
         Route::Steer => "order",

@@ -244,7 +244,8 @@ impl Exchange {
         let enter = |rate| Enter { rate, cost: 1, ..Enter::default() };
         waiting.explain_only = self.facts.restricted;
         // Where guesses are counted it was asked at the door.
-        if !is_session && policy.rates.address.is_some() && abuse.block == 0 {
+        let by_address = !is_session && self.robot.is_none();
+        if by_address && policy.rates.address.is_some() && abuse.block == 0 {
             let key = self.facts.address_key(policy);
             gate(Gate::Address, key, Op::Enter(enter(policy.rates.address)));
         }
@@ -391,16 +392,16 @@ impl Exchange {
     }
 
     fn admit(&self, policy: &Policy, waiting: &Waiting) -> Admit {
-        let subject = self.story.subject.as_deref().unwrap_or_default();
+        let party = self.party();
         let role = match &self.facts.caller {
             Caller::Session { role, .. } => role,
             _ => "",
         };
         Admit {
             ticket: self.facts.ticket,
-            flow: auth::number(subject),
+            flow: auth::number(party),
             weight: policy.role(role).weight,
-            session: waiting.session.then(|| auth::number(subject)),
+            session: waiting.session.then(|| auth::number(party)),
             model: auth::number(&waiting.weight.model),
             give_up_ms: self.timers.turn.unwrap_or(u64::MAX),
             lease_ms: LEASE,

@@ -69,6 +69,7 @@ impl Phase {
             | Self::Saved(_)
             | Self::Ending
             | Self::Approvals(_)
+            | Self::Hearing(_)
             | Self::Ledger(_)
             | Self::Rollouts(_)
             | Self::Metrics(_) => StageName::Gates,
@@ -78,7 +79,8 @@ impl Phase {
             | Self::CheckAnswer(..)
             | Self::LoginAnswer(_)
             | Self::LoginRisk(_)
-            | Self::Notifying(_) => StageName::Wechat,
+            | Self::Notifying(_)
+            | Self::Saying(_) => StageName::Wechat,
             Self::Answer(_)
             | Self::StreamHead(_)
             | Self::StreamRefusal(..)

@@ -25,9 +25,11 @@ mod record;
 mod replay;
 mod reply;
 mod risk;
+mod robot;
 mod rollouts;
 mod routes;
 mod runner;
+mod saying;
 mod stream;
 mod tools;
 mod turns;
@@ -66,7 +68,7 @@ use turns::Durable;
 use watching::Watching;
 
 /// The version of the encoded state, its first byte.
-const STATE_VERSION: u8 = 7;
+const STATE_VERSION: u8 = 8;
 
 /// Where an exchange stands. Each variant names what it waits for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -130,6 +132,10 @@ enum Phase {
     CallAgain(Box<Calling>),
     /// Whoever is told of a turn, or what is needed to tell them.
     Notifying(Box<Notifying>),
+    /// The store's word that a message to a robot is kept.
+    Hearing(u32),
+    /// Whoever takes what is said in a robot's conversation, or what is needed to say it.
+    Saying(Box<saying::Saying>),
     /// What a person is asked, or what became of the person's word.
     Approvals(Box<approvals::Asked>),
     /// How rollouts stand, after an order or without one.
@@ -248,6 +254,8 @@ pub struct Exchange {
     durable: Option<Durable>,
     /// This one runs a turn whose clients are elsewhere.
     run: Option<Run>,
+    /// It is about a message to a robot.
+    robot: Option<Box<robot::Heard>>,
     stages: measure::Stages,
     next_id: u32,
     #[serde(skip)]
@@ -273,6 +281,7 @@ impl Exchange {
             dues: Dues::default(),
             durable: None,
             run: None,
+            robot: None,
             stages: measure::Stages::default(),
             next_id: 1,
             outputs: VecDeque::new(),
@@ -380,6 +389,7 @@ impl Exchange {
                 match route {
                     Route::Picture => return self.send_picture(policy, head, now),
                     Route::Push => return self.begin_push(policy, head, now),
+                    Route::Robot => return self.begin_robot(policy, head, now),
                     _ => {}
                 }
                 let flaw = routes::flaw(policy, head, route);
@@ -421,7 +431,7 @@ impl Exchange {
             Route::Version => self.respond_json(policy, 200, operations::version(policy), now),
             Route::Ready => self.probe(policy, now),
             Route::Metrics => self.show_metrics(now),
-            Route::Picture | Route::Push | Route::Unknown => {}
+            Route::Picture | Route::Push | Route::Robot | Route::Unknown => {}
         }
     }
 
@@ -458,6 +468,8 @@ impl Exchange {
             Phase::Restoring(id, saved) => self.in_restoring(policy, id, saved, &input, now),
             Phase::Calling(calling) => self.in_calling(policy, calling, &input, now),
             Phase::Notifying(notifying) => self.in_notifying(policy, notifying, &input, now),
+            Phase::Hearing(id) => self.in_hearing(policy, id, &input, now),
+            Phase::Saying(saying) => self.in_saying(policy, saying, &input, now),
             phase @ (Phase::Saved(_) | Phase::Ending | Phase::CallAgain(_)) => self.phase = phase,
             Phase::Ledger(id) => self.in_ledger(policy, id, &input, now),
             Phase::Rollouts(asked) => self.in_rollouts(policy, asked, &input, now),
@@ -547,6 +559,8 @@ impl Exchange {
                     Phase::Claiming(..) => {}
                     Phase::Ledger(_) => self.ledger_not_read(policy, now),
                     Phase::Notifying(notifying) => self.notice_unanswered(policy, *notifying, true, now),
+                    Phase::Hearing(_) => self.not_heard(policy, now),
+                    Phase::Saying(saying) => self.saying_unanswered(policy, *saying, now),
                     Phase::Rollouts(_) => self.rollouts_store_failed(policy, now),
                     Phase::Approvals(asked) => self.approvals_not_read(policy, asked.said(), now),
                     Phase::Metrics(asked) => self.metrics_late(policy, *asked, now),
@@ -581,6 +595,7 @@ impl Exchange {
                     Phase::Calling(calling) => self.call_timed_out(policy, *calling, now),
                     Phase::Model(asked) => self.model_timed_out(policy, asked, reason, now),
                     Phase::Notifying(notifying) => self.notice_unanswered(policy, *notifying, false, now),
+                    Phase::Saying(saying) => self.saying_unanswered(policy, *saying, now),
                     Phase::Streaming(turn, streaming) => self.stream_timed_out(policy, turn, streaming, now),
                     Phase::Answer(turn) | Phase::StreamHead(turn) | Phase::StreamRefusal(turn, _) => {
                         self.turn_failed(policy, *turn, &chat::timed_out(), now);
@@ -627,6 +642,8 @@ impl Exchange {
             Phase::Calling(calling) => Some(calling.fetch_id),
             Phase::Ledger(id) => Some(*id),
             Phase::Notifying(notifying) => Some(notifying.id),
+            Phase::Hearing(id) => Some(*id),
+            Phase::Saying(saying) => Some(saying.id),
             Phase::LoginGates(asked) => Some(asked.store_id),
             Phase::SendPicture(sending) => Some(sending.store_id),
             Phase::Push(pushed) => pushed.store_id(),

@@ -256,6 +256,7 @@ impl Exchange {
             dues: Dues::default(),
             durable: None,
             run: None,
+            robot: None,
             stages: Default::default(),
             next_id: 1,
             outputs: Default::default(),

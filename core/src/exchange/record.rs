@@ -197,6 +197,39 @@ impl Told<'_> {
     }
 }
 
+/// What came of something that was to be said in a robot's conversation: a line of its own, with nothing
+/// that was said.
+pub(super) struct Said<'a> {
+    pub kind: &'static str,
+    pub since_ms: u64,
+    pub channel: &'a str,
+    pub outcome: &'static str,
+    /// DingTalk's own, where it refused.
+    pub code: &'a str,
+    pub messages: usize,
+    pub attempts: u32,
+}
+
+impl Said<'_> {
+    /// The line, unless the settings do not want it.
+    pub(super) fn record(&self, policy: &Policy, facts: &Facts, level: Level, now: Moment) -> Option<Output> {
+        if level < policy.log_level {
+            return None;
+        }
+        let mut line = json!({
+            "ts": timestamp(now.unix_ms), "level": level_name(level), "event": "said",
+            "traceId": facts.trace_id, "requestId": facts.request_id, "host": policy.host.name,
+            "env": policy.environment.name(), "channel": self.channel, "what": self.kind,
+            "outcome": self.outcome, "messages": self.messages, "attempts": self.attempts,
+            "ms": now.unix_ms.saturating_sub(self.since_ms),
+        });
+        if !self.code.is_empty() {
+            line["reason"] = self.code.into();
+        }
+        Some(Output::Record { level, line: line.to_string() })
+    }
+}
+
 impl Story {
     /// Adds what a request to a model cost.
     pub(super) fn spent(&mut self, usage: Usage) {

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Facts, approvals, gates::Caller, ledger, measure, turns};
 use crate::{
     policy::{
-        Origins, Policy, auth,
+        Origins, Policy, auth, channel,
         session::{self, TokenFault},
     },
     seam::{Moment, RequestHead},
@@ -24,6 +24,8 @@ const EXPOSED_HEADERS: &str =
 
 /// The most bytes of a body that is not a conversation.
 const SMALL_BODY: u64 = 16 * 1024;
+/// The most bytes of a message to a robot: pictures and files are not in it.
+const ROBOT_BODY: u64 = 256 * 1024;
 
 /// What is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +51,8 @@ pub(super) enum Route {
     Picture,
     /// A message that WeChat pushes.
     Push,
+    /// A message to a robot.
+    Robot,
     /// What a person is asked about the person's own turn.
     Approval,
     /// The person's word.
@@ -85,6 +89,7 @@ impl Route {
             "/v1/mini/token" => Self::Token,
             "/v1/admin/sessions/revoke" => Self::Revoke,
             "/v1/wechat/push" => Self::Push,
+            path if path.starts_with(channel::PATH) => Self::Robot,
             path if path.starts_with(picture::PREFIX) => Self::Picture,
             path if path.starts_with(turns::PATH) && path.ends_with(turns::EVENTS) => Self::TurnEvents,
             path if path.starts_with(turns::PATH) && method == "DELETE" => Self::CancelTurn,
@@ -122,6 +127,7 @@ impl Route {
             Self::Revoke => "/v1/admin/sessions/revoke",
             Self::Picture => "/v1/wechat/media",
             Self::Push => "/v1/wechat/push",
+            Self::Robot => "/dingtalk",
             Self::Approval | Self::Decide => "/v1/mini/approvals",
             Self::Approvals | Self::OperatorDecides => "/v1/admin/approvals",
             Self::Completions => "/v1/chat/completions",
@@ -161,17 +167,18 @@ impl Route {
         matches!(self, Self::Completions | Self::Models)
     }
 
-    /// Whether what is sent there counts for or against its sender. What is WeChat's proves itself,
-    /// and costs nothing where it does not.
+    /// Whether what is sent there counts for or against its sender. What is WeChat's or DingTalk's
+    /// proves itself, and costs nothing where it does not.
     pub(super) fn is_guarded(self) -> bool {
         let open = self.is_operational() && self != Self::Metrics;
-        !open && !matches!(self, Self::Picture | Self::Push | Self::Unknown)
+        !open && !matches!(self, Self::Picture | Self::Push | Self::Robot | Self::Unknown)
     }
 
     /// The most bytes of a body.
     pub(super) fn body_limit(self, policy: &Policy) -> u64 {
         match self {
             Self::Chat | Self::Ask | Self::Completions => policy.limits.body,
+            Self::Robot => ROBOT_BODY,
             _ => SMALL_BODY,
         }
     }
@@ -184,6 +191,7 @@ impl Route {
             | Self::Renew
             | Self::Token
             | Self::Revoke
+            | Self::Robot
             | Self::Completions => "POST",
             Self::Rollouts | Self::Steer | Self::Push | Self::Approval | Self::Decide => "GET, POST",
             Self::Approvals | Self::OperatorDecides => "GET, POST",
@@ -417,6 +425,7 @@ fn caller(policy: &Policy, route: Route, presented: Option<&str>, now: Moment) -
         Route::Login
         | Route::Picture
         | Route::Push
+        | Route::Robot
         | Route::Health
         | Route::Ready
         | Route::Version

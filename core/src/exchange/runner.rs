@@ -14,6 +14,7 @@ use super::{
     chat::{Turn, Voice, Waiting},
     gates::STORE_PATIENCE,
     notices::{self, Notifying},
+    saying::Saying,
     tools::Calling,
     turns,
 };
@@ -118,6 +119,10 @@ pub(super) enum Next {
     Called(Box<Calling>),
     /// Somebody is told what another turn has come to.
     Notify(Box<Notifying>),
+    /// A message to a robot is answered.
+    Hear,
+    /// Something is said in a robot's conversation.
+    Say(Box<Saying>),
 }
 
 /// A point from which a turn can go on.
@@ -216,11 +221,14 @@ impl Exchange {
         // What the one before said after this point is said again.
         self.story.anew |= self.story.takeover;
         saved.approval.clone_from(&claimed.approval);
-        if let Next::Notify(notifying) = saved.next {
-            return self.take_up_notice(policy, *notifying, claimed, now);
+        match saved.next {
+            Next::Notify(notifying) => return self.take_up_notice(policy, *notifying, claimed, now),
+            Next::Say(saying) => return self.take_up_saying(policy, *saying, claimed, now),
+            _ => {}
         }
         self.keep_for_replay(policy);
-        self.timers.turn = Some(now.unix_ms.saturating_add(saved.left_ms));
+        let deadline = self.robot.as_ref().map(|heard| heard.deadline_ms);
+        self.timers.turn = Some(deadline.unwrap_or(now.unix_ms.saturating_add(saved.left_ms)));
         let failure = match claimed {
             Claimed { cancel: true, .. } => Some(cancelled()),
             Claimed { expired: true, .. } => {
@@ -284,8 +292,9 @@ impl Exchange {
             Next::Asked(calling) => self.answered(policy, *calling, saved.approval.as_ref(), now),
             Next::Call(calling) => self.call_saved(policy, *calling, true, now),
             Next::Called(calling) => self.called(policy, *calling, now),
+            Next::Hear => self.answer_heard(policy, now),
             // It was taken up before.
-            Next::Notify(_) => {}
+            Next::Notify(_) | Next::Say(_) => {}
         }
     }
 
@@ -371,6 +380,7 @@ impl Exchange {
             };
             self.give_notice(policy, event, None, now);
         }
+        let ended = self.say_end(policy, ended, now);
         if let Some(run) = &mut self.run {
             run.queue.push(TurnOp::End { epoch: run.epoch, ended, errand: None });
             self.phase = Phase::Ending;
@@ -504,6 +514,9 @@ impl Exchange {
             Next::Call(calling) => self.call_saved(policy, *calling, false, now),
             Next::Called(calling) => self.called(policy, *calling, now),
             Next::Notify(notifying) => self.notice_saved(*notifying, now),
+            Next::Say(saying) => self.saying_saved(policy, *saying, now),
+            // Nothing saves it again.
+            Next::Hear => {}
         }
     }
 

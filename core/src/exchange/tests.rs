@@ -19,6 +19,7 @@ mod pictures;
 #[cfg(not(target_arch = "wasm32"))]
 mod random;
 mod risk;
+mod robot;
 mod rollouts;
 mod streams;
 mod tools;

@@ -123,6 +123,10 @@ impl Exchange {
 
     /// Whether another exchange runs the turn, and how.
     pub(super) fn durably(&mut self, policy: &Policy, profile: Option<&Profile>) {
+        if self.robot.is_some() {
+            // It is one already.
+            return;
+        }
         let keyed = self.facts.idempotency_key.is_some();
         let sync_ms = profile.and_then(|profile| profile.sync_deadline_ms).map(u64::from);
         let acts = profile.is_some_and(|profile| !profile.tools.is_empty());

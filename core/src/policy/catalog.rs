@@ -23,7 +23,7 @@ use crate::{
 pub use self::rules::{Approval, AuditRules, Tool, ToolClass, TurnRules};
 
 /// The version of the encoded form, its first byte. Another one is refused.
-pub const CATALOG_VERSION: u8 = 2;
+pub const CATALOG_VERSION: u8 = 3;
 
 /// Everything of the configuration that a request may need.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -20,8 +20,12 @@ pub struct Channel {
     pub kind: ChannelKind,
     /// Who answers.
     pub answered_by: AnsweredBy,
-    /// What is said at once, while the answer is made; `None` says nothing.
+    /// What is said while the answer is made; `None` says nothing.
     pub ack: Option<String>,
+    /// After how long without an answer that is said, in milliseconds.
+    pub ack_after_ms: u32,
+    /// After how long it is said that there is none, in milliseconds.
+    pub timeout_ms: u32,
     /// What is said when there is no answer; `None` says the failure's own words.
     pub failed: Option<String>,
 }
@@ -130,6 +134,8 @@ mod tests {
             },
             answered_by: AnsweredBy::Profile("p".into()),
             ack: None,
+            ack_after_ms: 0,
+            timeout_ms: 60_000,
             failed: None,
         };
         let catalog =

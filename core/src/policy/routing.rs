@@ -40,6 +40,8 @@ pub enum Reason {
     Rollout,
     /// The client's header.
     Header,
+    /// The robot that was asked has it.
+    Channel,
 }
 
 impl Reason {
@@ -51,6 +53,7 @@ impl Reason {
             Self::Environment => "environment",
             Self::Rollout => "rollout",
             Self::Header => "header",
+            Self::Channel => "channel",
         }
     }
 }
@@ -126,6 +129,22 @@ pub fn choose<'a>(catalog: &'a Catalog, asked: Asked<'_>) -> Result<Choice<'a>, 
         }
     }
     Ok(choice)
+}
+
+/// The profile of a channel that has one of its own.
+///
+/// # Errors
+/// Why it cannot answer.
+pub fn own<'a>(catalog: &'a Catalog, name: &str, asked: Asked<'_>) -> Result<Choice<'a>, NoProfile> {
+    let (profile, reason) = match catalog.allows(asked.environment, name) {
+        true => (catalog.profile(name).ok_or(NoProfile::Missing)?, Reason::Channel),
+        false => (
+            newest_allowed(catalog, asked.environment, name).ok_or(NoProfile::NotAllowed)?,
+            Reason::Environment,
+        ),
+    };
+    let choice = Choice { profile, reason, ignored: None };
+    if admits(profile, asked.role) { Ok(choice) } else { Err(NoProfile::Role) }
 }
 
 /// What the intent has for this person, without rollouts and wishes.

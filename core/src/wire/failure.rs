@@ -254,7 +254,7 @@ impl Code {
     }
 
     /// What a person may read, in Chinese and English.
-    fn answer(self) -> (&'static str, &'static str) {
+    pub(crate) fn answer(self) -> (&'static str, &'static str) {
         match self {
             Self::Unauthorized | Self::TokenInvalid | Self::TokenExpired => {
                 ("登录已失效，请重新打开小程序。", "Please reopen the app and sign in again.")

@@ -245,6 +245,26 @@ fn context(elided: &Elided<'_>, raw: Option<&RawValue>) -> Result<Option<String>
 }
 
 impl MiniRequest {
+    /// A text, asked of an intent.
+    pub(crate) fn said(intent: String, text: &str) -> Self {
+        let input = BTreeMap::from([("text".to_owned(), json::string(text))]);
+        Self {
+            intent,
+            user: None,
+            trace_id: None,
+            stream: false,
+            ascii: false,
+            input,
+            history: Vec::new(),
+            context: None,
+            media: Vec::new(),
+            pictures: Vec::new(),
+            warnings: Vec::new(),
+            request_id: None,
+            respond_async: false,
+        }
+    }
+
     /// A hash of what is asked. How the answer is to come is not in it, nor what a client makes anew for each try:
     /// its trace id.
     pub(crate) fn digest(&self, body: &[u8]) -> [u8; 32] {

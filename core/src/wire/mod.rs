@@ -7,7 +7,6 @@ pub(crate) mod answer;
 pub(crate) mod attachment;
 pub(crate) mod chat;
 pub(crate) mod completions;
-#[allow(dead_code, reason = "no stage of an exchange speaks it yet")]
 pub(crate) mod dingtalk;
 pub mod extract;
 pub mod failure;

@@ -6,6 +6,7 @@
 
 use core::fmt;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{number, text};
@@ -60,7 +61,7 @@ pub(crate) struct Sender {
 }
 
 /// An address that answers into one conversation, for whoever has it.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SessionWebhook {
     /// The address, as it came: see [`webhook_path`](super::send::webhook_path).
     pub url: String,
@@ -180,6 +181,7 @@ impl Message {
     }
 
     /// The codes of its pictures.
+    #[allow(dead_code, reason = "no stage fetches pictures yet")]
     pub(crate) fn pictures(&self) -> Vec<&str> {
         match &self.content {
             Content::Picture(code) => vec![code],
