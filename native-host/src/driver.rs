@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::future::{LocalBoxFuture, join_all};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, Either, Full};
 use hyper::body::Incoming;
 use minigate_core::{
     exchange::Exchange,
@@ -107,9 +107,12 @@ pub(crate) enum Emission {
     End,
 }
 
+/// A request's body: a client's, or one that a robot's socket brought.
+pub(crate) type Body = Either<Incoming, Full<Bytes>>;
+
 /// Something that was waited for.
 enum Event {
-    Body(Result<Vec<Bytes>, BodyFailure>, Option<Incoming>),
+    Body(Result<Vec<Bytes>, BodyFailure>, Option<Body>),
     Stored(u32, Applied),
     /// The request's body is there again.
     Restored(u32, Vec<Bytes>),
@@ -153,7 +156,7 @@ pub(crate) struct Driver {
     head: Option<RequestHead>,
     begun: Moment,
     state: Vec<u8>,
-    request: Option<Incoming>,
+    request: Option<Body>,
     body: Vec<Bytes>,
     waiting: Vec<(u32, LocalBoxFuture<'static, Event>)>,
     /// Whoever is told when the ticket of an operation is woken, by the operation's id. A runner
@@ -175,7 +178,7 @@ const BODY: u32 = 0;
 
 impl Driver {
     /// Begins an exchange with a request's head.
-    pub(crate) fn begin(worker: Rc<Worker>, head: RequestHead, request: Incoming) -> Self {
+    pub(crate) fn begin(worker: Rc<Worker>, head: RequestHead, request: Body) -> Self {
         Self::start(worker, Step::Begin(head.clone()), Some(head), Some(request))
     }
 
@@ -184,12 +187,7 @@ impl Driver {
         Self::start(worker, Step::Alarm { key }, None, None)
     }
 
-    fn start(
-        worker: Rc<Worker>,
-        step: Step<'_>,
-        head: Option<RequestHead>,
-        request: Option<Incoming>,
-    ) -> Self {
+    fn start(worker: Rc<Worker>, step: Step<'_>, head: Option<RequestHead>, request: Option<Body>) -> Self {
         let clock = Clock::start();
         let begun = clock.moment();
         let kept = worker.recorder.is_some().then(|| step.clone());
@@ -541,7 +539,7 @@ impl Drop for Driver {
     }
 }
 
-async fn read_body(mut body: Incoming, limit: u64) -> Event {
+async fn read_body(mut body: Body, limit: u64) -> Event {
     let (mut parts, mut length) = (Vec::new(), 0);
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else { return Event::Body(Err(BodyFailure::Incomplete), None) };

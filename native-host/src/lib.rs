@@ -19,4 +19,5 @@ pub mod server;
 mod settings;
 mod stats;
 pub mod store;
+mod stream_mode;
 mod upstream;

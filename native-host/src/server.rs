@@ -46,6 +46,7 @@ use crate::{
     settings,
     stats::Stats,
     store::{Clock, Store},
+    stream_mode,
     upstream::{Addresses, Upstream},
 };
 
@@ -147,14 +148,16 @@ pub fn serve(module: Option<PathBuf>, config: Vec<PathBuf>, demo: bool) -> Resul
     let threads = channels.iter().map(|(tell, _)| tell.clone()).collect();
     let shared =
         Arc::new(Shared { code, policy, addresses, store, ledger, recorder, threads, exporter, started_ms });
+    let mut holds_sockets = true;
     let workers: Vec<_> = listeners
         .into_iter()
         .zip(channels)
         .map(|(listener, channel)| {
             let (shared, stopped) = (Arc::clone(&shared), stopped.clone());
-            // One thread exports for all.
+            // One thread exports for all, and one holds the robots' sockets.
             let samples = samples.take();
-            thread::spawn(move || work(&shared, listener, channel, samples, stopped))
+            let holds_sockets = std::mem::take(&mut holds_sockets);
+            thread::spawn(move || work(&shared, listener, channel, (samples, holds_sockets), stopped))
         })
         .collect();
     let _ = shared.threads.first().map(|first| first.send(Told::Apply(vec![started()])));
@@ -230,7 +233,7 @@ fn work(
     shared: &Shared,
     listener: TcpListener,
     (tell, told): (mpsc::UnboundedSender<Told>, mpsc::UnboundedReceiver<Told>),
-    samples: Option<otlp::Samples>,
+    (samples, holds_sockets): (Option<otlp::Samples>, bool),
     stopped: watch::Receiver<bool>,
 ) -> Result<(), String> {
     let mut core = Core::new(shared.code.clone(), &shared.policy);
@@ -253,6 +256,8 @@ fn work(
         });
         tokio::task::spawn_local(apply_told(Rc::clone(&worker), told));
         tokio::task::spawn_local(run_alarms(Rc::clone(&worker), stopped.clone()));
+        let holding = holds_sockets
+            .then(|| tokio::task::spawn_local(stream_mode::run(Rc::clone(&worker), stopped.clone())));
         let exporting = match (&shared.exporter, samples) {
             (Some(exporter), Some(samples)) => Some(tokio::task::spawn_local(otlp::run(
                 exporter.clone(),
@@ -264,6 +269,9 @@ fn work(
         };
         let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| error.to_string())?;
         accept(worker, listener, stopped).await;
+        if let Some(holding) = holding {
+            let _ = tokio::time::timeout(LAST_OPERATIONS, holding).await;
+        }
         // Leases that the last requests gave back.
         let (done, applied) = oneshot::channel();
         if tell.send(Told::Done(done)).is_ok() {
@@ -355,7 +363,7 @@ async fn answer(
     };
     let secret = |name: &str| worker.upstream.credential(name);
     head.robot = channel::vouched(&head, &worker.policy.catalog, secret, clock::unix_ms());
-    let mut driver = Driver::begin(worker, head, body);
+    let mut driver = Driver::begin(worker, head, Either::Left(body));
     let mut response = Response::new(Either::Left(Full::new(Bytes::new())));
     // An answer that is there at once may still be several chunks: events of a kept answer.
     let mut whole = Bytes::new();

@@ -133,6 +133,11 @@ impl Upstream {
         Self { client, addresses }
     }
 
+    /// Where an upstream is.
+    pub(crate) fn base(&self, name: &str) -> Option<&str> {
+        self.addresses.base(name)
+    }
+
     /// A secret by its setting's name.
     pub(crate) fn credential(&self, name: &str) -> Option<&str> {
         self.addresses.credential(name)

@@ -144,6 +144,8 @@ pub struct Deadlines {
     pub heartbeat: u64,
     /// A readiness probe.
     pub probe: u64,
+    /// Silence of a robot's socket.
+    pub socket: u64,
 }
 
 /// The rates of those that a request stands for. `None` is no limit.
@@ -356,6 +358,7 @@ impl Default for Policy {
                 turn: 55_000,
                 heartbeat: 10_000,
                 probe: 3_000,
+                socket: crate::wire::dingtalk::link::SILENT_MS,
             },
             roles: vec![Role {
                 name: String::new(),

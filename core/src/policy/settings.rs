@@ -31,6 +31,7 @@ pub const NAMES: &[&str] = &[
     "CORS_ALLOW_ORIGINS",
     "DINGTALK_API_URL",
     "DINGTALK_OAPI_URL",
+    "DINGTALK_SILENT_MS",
     "FAULT_INJECTION",
     "FIRST_BYTE_TIMEOUT_MS",
     "HEARTBEAT_MS",
@@ -254,6 +255,7 @@ impl Policy {
         times.idle = read.number("IDLE_TIMEOUT_MS", (1, hour), times.idle);
         times.turn = read.number("TURN_TIMEOUT_MS", (1, hour), times.turn);
         times.heartbeat = read.number("HEARTBEAT_MS", (10, hour), times.heartbeat);
+        times.socket = read.number("DINGTALK_SILENT_MS", (100, hour), times.socket);
 
         read_rates(&mut read, &mut policy);
         read_admission(&mut read, &mut policy);

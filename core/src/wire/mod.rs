@@ -7,7 +7,7 @@ pub(crate) mod answer;
 pub(crate) mod attachment;
 pub(crate) mod chat;
 pub(crate) mod completions;
-pub(crate) mod dingtalk;
+pub mod dingtalk;
 pub mod extract;
 pub mod failure;
 pub(crate) mod json;

@@ -2,11 +2,12 @@
 //!
 //! A frame is answered at once and looked at afterwards: what is not answered within about a minute
 //! comes again, under another `messageId` and with the same `msgId` in its data. A `disconnect` ends
-//! a socket for good: frames that come on it later are lost, so another one is opened first.
+//! a socket for good: frames that come on it later are lost, so another one is opened first. What
+//! is done with frames and sockets is [`link`](super::link)'s to say.
 
 use serde_json::Value;
 
-use super::{message::Message, text};
+use super::{API, text};
 use crate::{
     seam::{Piece, Rope},
     wire::json,
@@ -43,8 +44,9 @@ pub(crate) enum OpenFault {
     Unavailable,
 }
 
-/// The address to connect to, with its ticket, which is good for one connection.
-pub(crate) fn address(status: u16, body: &[u8]) -> Result<String, OpenFault> {
+/// The address to connect to, with its ticket, which is good for one connection. `api` is where the
+/// API is: where an operator has moved it, sockets are on its host.
+pub(crate) fn address(status: u16, body: &[u8], api: &str) -> Result<String, OpenFault> {
     if matches!(status, 400..=499) && status != 429 {
         return Err(OpenFault::Misconfigured);
     }
@@ -52,7 +54,10 @@ pub(crate) fn address(status: u16, body: &[u8]) -> Result<String, OpenFault> {
     let answer = answer.ok_or(OpenFault::Unavailable)?;
     let given = |key| text(&answer, key).ok_or(OpenFault::Unavailable);
     let (endpoint, ticket) = (given("endpoint")?, given("ticket")?);
-    if !is_endpoint(endpoint) || ticket.is_empty() || !ticket.bytes().all(|b| b.is_ascii_graphic()) {
+    if !(is_endpoint(endpoint) || is_beside(endpoint, api))
+        || ticket.is_empty()
+        || !ticket.bytes().all(|b| b.is_ascii_graphic())
+    {
         return Err(OpenFault::Unavailable);
     }
     let mut address = format!("{endpoint}?ticket=");
@@ -80,6 +85,18 @@ fn is_endpoint(endpoint: &str) -> bool {
         && path.bytes().all(plain)
 }
 
+/// On the host of an API that is not DingTalk's own.
+fn is_beside(endpoint: &str, api: &str) -> bool {
+    let host = |url: &str| {
+        let (_, rest) = url.split_once("://")?;
+        let authority = rest.split(['/', '?', '#']).next()?;
+        let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+        (!authority.contains('@') && !host.is_empty()).then(|| host.to_owned())
+    };
+    let is_socket = endpoint.starts_with("ws://") || endpoint.starts_with("wss://");
+    is_socket && api != API && host(endpoint).is_some() && host(endpoint) == host(api)
+}
+
 /// One frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Frame {
@@ -98,8 +115,8 @@ pub(crate) enum Kind {
     Disconnect,
     /// Another word of the connection: it began, it lasts.
     System,
-    /// A message to the robot; `None` when it cannot be read.
-    Message(Option<Box<Message>>),
+    /// A message to the robot: the body of a callback.
+    Message(String),
     /// Another callback, by its topic.
     Callback(String),
     /// An event that nobody subscribed to.
@@ -119,7 +136,7 @@ impl Frame {
             ("SYSTEM", "ping") => Kind::Ping(data.to_owned()),
             ("SYSTEM", "disconnect") => Kind::Disconnect,
             ("SYSTEM", _) => Kind::System,
-            ("CALLBACK", MESSAGES) => Kind::Message(Message::parse(data.as_bytes()).map(Box::new)),
+            ("CALLBACK", MESSAGES) => Kind::Message(data.to_owned()),
             ("CALLBACK", topic) => Kind::Callback(super::code(topic)),
             ("EVENT", _) => Kind::Event,
             _ => Kind::Unknown,
@@ -150,13 +167,13 @@ impl Frame {
 /// failed.
 const PAUSES: [u64; 7] = [1_000, 2_000, 4_000, 8_000, 16_000, 32_000, 60_000];
 
-/// How long to wait before the next socket: evenly from half a bound to the whole, so that hosts that
-/// lost theirs at once do not come back at once. The official SDK has 1 to 60 s too.
+/// How long to wait before the next socket, in milliseconds: anything up to a bound, so that hosts
+/// that lost theirs at once do not come back at once. The official SDK has bounds of 1 to 60 s too.
 /// `random` is 64 fresh bits.
 pub(crate) fn pause(failures: u32, random: u64) -> u64 {
     let at = usize::try_from(failures).unwrap_or(usize::MAX).min(PAUSES.len() - 1);
     let longest = PAUSES.get(at).copied().unwrap_or(60_000);
-    longest / 2 + random % (longest / 2 + 1)
+    random % (longest + 1)
 }
 
 #[cfg(test)]
@@ -196,7 +213,7 @@ mod tests {
     #[test]
     fn a_connection_goes_to_dingtalk_or_nowhere() {
         let of = |endpoint: &str, ticket: &str| {
-            address(200, format!(r#"{{"endpoint":"{endpoint}","ticket":"{ticket}"}}"#).as_bytes())
+            address(200, format!(r#"{{"endpoint":"{endpoint}","ticket":"{ticket}"}}"#).as_bytes(), API)
         };
         assert_eq!(
             of("wss://wss-open-connection.dingtalk.com:443/connect", "a+b/c=="),
@@ -215,10 +232,28 @@ mod tests {
             assert_eq!(of(endpoint, "t"), Err(OpenFault::Unavailable), "{endpoint}");
         }
         assert_eq!(of("wss://w.dingtalk.com/c", ""), Err(OpenFault::Unavailable));
-        assert_eq!(address(200, b"{}"), Err(OpenFault::Unavailable));
-        assert_eq!(address(401, b"{}"), Err(OpenFault::Misconfigured));
-        assert_eq!(address(429, b"{}"), Err(OpenFault::Unavailable));
-        assert_eq!(address(503, b"{}"), Err(OpenFault::Unavailable));
+        assert_eq!(address(200, b"{}", API), Err(OpenFault::Unavailable));
+        assert_eq!(address(401, b"{}", API), Err(OpenFault::Misconfigured));
+        assert_eq!(address(429, b"{}", API), Err(OpenFault::Unavailable));
+        assert_eq!(address(503, b"{}", API), Err(OpenFault::Unavailable));
+    }
+
+    #[test]
+    fn where_the_api_was_moved_sockets_are_beside_it() {
+        let of = |endpoint: &str, api: &str| {
+            address(200, format!(r#"{{"endpoint":"{endpoint}","ticket":"t"}}"#).as_bytes(), api)
+        };
+        let moved = "http://127.0.0.1:8080";
+        assert_eq!(
+            of("ws://127.0.0.1:9090/connect", moved),
+            Ok("ws://127.0.0.1:9090/connect?ticket=t".into())
+        );
+        for endpoint in
+            ["ws://127.0.0.2/connect", "http://127.0.0.1/", "ws://127.0.0.1@evil/", "ws:///", "ws://"]
+        {
+            assert_eq!(of(endpoint, moved), Err(OpenFault::Unavailable), "{endpoint}");
+        }
+        assert_eq!(of("ws://api.dingtalk.com/connect", API), Err(OpenFault::Unavailable));
     }
 
     #[test]
@@ -231,8 +266,7 @@ mod tests {
                 r#"{"code":200,"headers":{"contentType":"application/json","messageId":"0a_1"},"message":"OK","data":"{\"response\":{}}"}"#
             )
         );
-        let Kind::Message(Some(message)) = frame.kind else { panic!("a message") };
-        assert_eq!((message.msg_id.as_str(), message.words().as_str()), ("m1", "hi"));
+        assert_eq!(frame.kind, Kind::Message(data.into()));
     }
 
     #[test]
@@ -251,7 +285,7 @@ mod tests {
             );
         }
         let unread = frame("CALLBACK", MESSAGES, "no json");
-        assert_eq!(unread.kind, Kind::Message(None));
+        assert_eq!(unread.kind, Kind::Message("no json".into()));
         assert!(unread.ack().is_some_and(|ack| ack.starts_with(r#"{"code":200,"#)));
         let card = frame("CALLBACK", CARDS, "{}");
         assert_eq!(card.kind, Kind::Callback(CARDS.into()));
@@ -266,8 +300,8 @@ mod tests {
 
     #[test]
     fn sockets_come_back_slower_and_slower() {
-        assert_eq!((pause(0, 0), pause(0, 500), pause(0, 501)), (500, 1_000, 500));
-        assert_eq!((pause(6, 0), pause(60, 30_000), pause(u32::MAX, 0)), (30_000, 60_000, 30_000));
+        assert_eq!((pause(0, 0), pause(0, 1_000), pause(0, 1_001)), (0, 1_000, 0));
+        assert_eq!((pause(6, 0), pause(60, 60_000), pause(u32::MAX, 60_001)), (0, 60_000, 0));
     }
 
     #[cfg(not(target_arch = "wasm32"))]
@@ -290,7 +324,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_read(bytes in proptest::collection::vec(0_u8..=255, 0..200)) {
-            let _ = (Frame::parse(&bytes), address(200, &bytes));
+            let _ = (Frame::parse(&bytes), address(200, &bytes, API));
         }
     }
 }
