@@ -286,6 +286,7 @@ const OPENAI: &[Key] = &[
         "What is done with a conversation that it does not hold: refused, or its oldest turns left out.",
     ),
     key("fallback", Shape::Name, "The model that answers such a request when this one fails."),
+    key("warm_up", Shape::Boolean, "Its servers are asked one token when they have come (native host)."),
 ];
 
 const REQUESTS: Key =

@@ -161,6 +161,7 @@ fn every_key_has_its_meaning() {
         max_tokens: Some(1_024),
         on_overflow: Overflow::Trim,
         fallback: Some("small_chat".into()),
+        warm_up: true,
     };
     assert_eq!((&local.runtime, local.replicas()), (&runtime, 2));
     let servers: Vec<_> = catalog.servers().map(|(name, _)| name).collect();

@@ -187,6 +187,13 @@ impl Driver {
         Self::start(worker, Step::Alarm { key }, None, None)
     }
 
+    /// Drives an exchange that has no client, no end and nothing worth keeping, until it is dropped.
+    pub(crate) async fn watch(worker: Rc<Worker>, key: String) {
+        let mut driver = Self::alarm(worker, key);
+        driver.tape = None;
+        while driver.next().await.is_some() {}
+    }
+
     fn start(worker: Rc<Worker>, step: Step<'_>, head: Option<RequestHead>, request: Option<Body>) -> Self {
         let clock = Clock::start();
         let begun = clock.moment();

@@ -267,8 +267,16 @@ fn work(
             ))),
             _ => None,
         };
+        // One thread watches for all, and until it drains.
+        let is_first = shared.threads.first().is_some_and(|first| first.same_channel(&tell));
+        let keys = if is_first { shared.policy.catalog.warm_ups() } else { Vec::new() };
+        let warming: Vec<_> = keys
+            .into_iter()
+            .map(|key| tokio::task::spawn_local(Driver::watch(Rc::clone(&worker), key)))
+            .collect();
         let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| error.to_string())?;
         accept(worker, listener, stopped).await;
+        warming.iter().for_each(tokio::task::JoinHandle::abort);
         if let Some(holding) = holding {
             let _ = tokio::time::timeout(LAST_OPERATIONS, holding).await;
         }

@@ -75,7 +75,11 @@ impl Addresses {
             Ok::<_, String>((name, url))
         };
         Ok(Self {
-            openclaw: base("OPENCLAW_GATEWAY_URL", openclaw)?,
+            // A mere model gateway has none.
+            openclaw: match openclaw.is_empty() {
+                true => String::new(),
+                false => base("OPENCLAW_GATEWAY_URL", openclaw)?,
+            },
             wechat: base("WECHAT_API_URL", wechat)?,
             servers: catalog.servers().map(server).collect::<Result<_, _>>()?,
             credentials,

@@ -123,6 +123,7 @@ fn runtime(node: &Node, report: &mut Report) -> Runtime {
             _ => Overflow::Refuse,
         },
         fallback: text(node, "fallback"),
+        warm_up: node.get("warm_up").and_then(Node::boolean).unwrap_or(false),
     }
 }
 

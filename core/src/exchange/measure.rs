@@ -85,6 +85,7 @@ impl Phase {
             | Self::StreamHead(_)
             | Self::StreamRefusal(..)
             | Self::Probes(_)
+            | Self::Warming(_)
             | Self::Model(_) => StageName::Upstream,
             Self::Streaming(..) => StageName::Stream,
             Self::Backoff(_) | Self::CallAgain(_) => StageName::Backoff,

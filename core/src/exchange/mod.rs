@@ -33,6 +33,7 @@ mod saying;
 mod stream;
 mod tools;
 mod turns;
+mod warming;
 mod watching;
 mod wechat;
 mod wechat_token;
@@ -65,6 +66,7 @@ use runner::{Run, Saved};
 use stream::{Refusal, Streaming};
 use tools::Calling;
 use turns::Durable;
+use warming::Warming;
 use watching::Watching;
 
 /// The version of the encoded state, its first byte.
@@ -146,6 +148,8 @@ enum Phase {
     Metrics(Box<metrics::Asked>),
     /// What a model's own server is asked.
     Model(Box<model::Asked>),
+    /// Servers of a model that is to be warm.
+    Warming(Box<Warming>),
     /// The two probes of `/readyz`.
     Probes(operations::Probes),
     /// Nothing.
@@ -181,6 +185,8 @@ struct Facts {
     turn: Option<String>,
     /// The question to a person that is asked about.
     approval: Option<approvals::Named>,
+    /// The model that is asked about.
+    model: Option<String>,
     /// What the client calls its request, so that it is not run twice.
     idempotency_key: Option<String>,
     /// Of what is asked, where the request has a key.
@@ -292,7 +298,10 @@ impl Exchange {
     /// client: nothing is answered. Drain it.
     pub fn alarm(policy: &Policy, key: &str, now: Moment) -> Self {
         let mut exchange = Self::blank(policy, &RequestHead::default(), now);
-        exchange.claim(key, now);
+        match warming::alias(key) {
+            Some(alias) => exchange.begin_warming(policy, alias, now),
+            None => exchange.claim(key, now),
+        }
         exchange.settle(policy, now);
         exchange
     }
@@ -427,6 +436,7 @@ impl Exchange {
             Route::Turn | Route::TurnEvents | Route::CancelTurn => self.look_for_turn(policy, now),
             Route::Ledger => self.look_into_ledger(policy, now),
             Route::Models => self.list_models(policy, now),
+            Route::Model => self.show_model(policy, now),
             Route::Health => self.respond_json(policy, 200, r#"{"status":"live"}"#.into(), now),
             Route::Version => self.respond_json(policy, 200, operations::version(policy), now),
             Route::Ready => self.probe(policy, now),
@@ -476,6 +486,7 @@ impl Exchange {
             Phase::Approvals(asked) => self.in_approvals(policy, asked, &input, now),
             Phase::Metrics(asked) => self.in_metrics(policy, asked, input, now),
             Phase::Model(asked) => self.in_model(policy, asked, input, now),
+            Phase::Warming(warming) => self.in_warming(policy, warming, &input, now),
             Phase::Probes(probes) => self.in_probes(policy, probes, input, now),
             Phase::Done => {}
         }
@@ -572,6 +583,7 @@ impl Exchange {
             DeadlineReason::Run => self.run_due(policy, now),
             DeadlineReason::Watch => match std::mem::replace(&mut self.phase, Phase::Done) {
                 Phase::Watching(watching) => self.look_again_at_turn(*watching, now),
+                Phase::Warming(warming) => self.look_at_servers(policy, warming, now),
                 phase => {
                     self.timers.watch = None;
                     self.phase = phase;
@@ -592,6 +604,7 @@ impl Exchange {
                         self.fail(policy, &failure.after(10), now);
                     }
                     Phase::Probes(probes) => self.probes_done(policy, probes, now),
+                    Phase::Warming(warming) => self.servers_silent(warming, now),
                     Phase::Calling(calling) => self.call_timed_out(policy, *calling, now),
                     Phase::Model(asked) => self.model_timed_out(policy, asked, reason, now),
                     Phase::Notifying(notifying) => self.notice_unanswered(policy, *notifying, false, now),
@@ -654,6 +667,7 @@ impl Exchange {
             | Phase::CallAgain(_)
             | Phase::Saved(_)
             | Phase::Ending
+            | Phase::Warming(_)
             | Phase::Done => None,
             Phase::Metrics(asked) => Some(asked.id()),
         };

@@ -121,6 +121,15 @@ impl Exchange {
         self.respond_json(policy, 200, openai::models(&policy.catalog), now);
     }
 
+    /// The model that is asked about, by its alias or its server's name.
+    pub(super) fn show_model(&mut self, policy: &Policy, now: Moment) {
+        let name = self.facts.model.take();
+        match name.as_deref().and_then(|name| policy.catalog.runtime(name)) {
+            Some(model) => self.respond_json(policy, 200, openai::model(&model.alias).to_string(), now),
+            None => self.fail(policy, &openai::unknown_model(&policy.catalog, Some("")), now),
+        }
+    }
+
     /// The body has come.
     pub(super) fn complete(&mut self, policy: &Policy, body: &[u8], now: Moment) {
         let request = match openai::parse(body) {

@@ -47,20 +47,24 @@ impl Exchange {
     /// Asks OpenClaw whether it is ready, and the store to write.
     pub(super) fn probe(&mut self, policy: &Policy, now: Moment) {
         let (fetch_id, store_id) = (self.take_id(), self.take_id());
-        self.outputs.push_back(Output::Fetch(Fetch {
-            id: fetch_id,
-            upstream: OPENCLAW.into(),
-            method: "GET".into(),
-            path: "/readyz".into(),
-            headers: Vec::new(),
-            credential: None,
-            body: Rope::default(),
-            delivery: Delivery::Whole { limit: 64 * 1024 },
-            keeps_body: false,
-        }));
+        if !policy.only_models {
+            self.outputs.push_back(Output::Fetch(Fetch {
+                id: fetch_id,
+                upstream: OPENCLAW.into(),
+                method: "GET".into(),
+                path: "/readyz".into(),
+                headers: Vec::new(),
+                credential: None,
+                body: Rope::default(),
+                delivery: Delivery::Whole { limit: 64 * 1024 },
+                keeps_body: false,
+            }));
+        }
         self.outputs.push_back(Output::Store { id: store_id, ops: vec![("probe".into(), Op::Probe)] });
         self.timers.turn = Some(now.unix_ms + policy.deadlines.probe);
-        self.phase = Phase::Probes(Probes { fetch_id, store_id, openclaw: None, store: None });
+        // Where there is no OpenClaw, it is not missing.
+        let openclaw = policy.only_models.then_some(true);
+        self.phase = Phase::Probes(Probes { fetch_id, store_id, openclaw, store: None });
     }
 
     pub(super) fn in_probes(&mut self, policy: &Policy, mut probes: Probes, input: Input<'_>, now: Moment) {
@@ -88,7 +92,10 @@ impl Exchange {
             None => "timeout",
         };
         let ready = probes.openclaw == Some(true) && probes.store == Some(true);
-        let checks = json!({"openclaw": word(probes.openclaw), "store": word(probes.store)});
+        let mut checks = json!({"store": word(probes.store)});
+        if !policy.only_models {
+            checks["openclaw"] = word(probes.openclaw).into();
+        }
         let body = json!({"ready": ready, "checks": checks}).to_string();
         self.respond_json(policy, if ready { 200 } else { 503 }, body, now);
     }

@@ -27,6 +27,9 @@ const SMALL_BODY: u64 = 16 * 1024;
 /// The most bytes of a message to a robot: pictures and files are not in it.
 const ROBOT_BODY: u64 = 256 * 1024;
 
+/// Before the name of one model.
+const MODEL_PATH: &str = "/v1/models/";
+
 /// What is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Route {
@@ -65,6 +68,8 @@ pub(super) enum Route {
     Completions,
     /// The models that such a request may name.
     Models,
+    /// One of them.
+    Model,
     /// How the rollouts stand.
     Rollouts,
     /// An order to a rollout: the same path with a body.
@@ -104,6 +109,7 @@ impl Route {
             "/v1/admin/audit" => Self::Ledger,
             "/v1/chat/completions" => Self::Completions,
             "/v1/models" => Self::Models,
+            path if path.starts_with(MODEL_PATH) => Self::Model,
             "/v1/admin/rollouts" if method == "POST" => Self::Steer,
             "/v1/admin/rollouts" => Self::Rollouts,
             "/healthz" => Self::Health,
@@ -131,7 +137,7 @@ impl Route {
             Self::Approval | Self::Decide => "/v1/mini/approvals",
             Self::Approvals | Self::OperatorDecides => "/v1/admin/approvals",
             Self::Completions => "/v1/chat/completions",
-            Self::Models => "/v1/models",
+            Self::Models | Self::Model => "/v1/models",
             Self::Rollouts | Self::Steer => "/v1/admin/rollouts",
             Self::Ledger => "/v1/admin/audit",
             Self::Health => "/healthz",
@@ -164,7 +170,24 @@ impl Route {
 
     /// Whether its callers are programs that know OpenAI's form of an error.
     pub(super) fn is_openai(self) -> bool {
-        matches!(self, Self::Completions | Self::Models)
+        matches!(self, Self::Completions | Self::Models | Self::Model)
+    }
+
+    /// Whether it leads to an agent or to a person, which a mere model gateway has none of.
+    fn is_for_people(self) -> bool {
+        matches!(
+            self,
+            Self::Chat
+                | Self::Ask
+                | Self::Turn
+                | Self::TurnEvents
+                | Self::CancelTurn
+                | Self::Login
+                | Self::Renew
+                | Self::Token
+                | Self::Approval
+                | Self::Decide
+        )
     }
 
     /// Whether what is sent there counts for or against its sender. What is WeChat's or DingTalk's
@@ -196,7 +219,7 @@ impl Route {
             Self::Rollouts | Self::Steer | Self::Push | Self::Approval | Self::Decide => "GET, POST",
             Self::Approvals | Self::OperatorDecides => "GET, POST",
             Self::Turn | Self::CancelTurn => "GET, DELETE",
-            Self::TurnEvents | Self::Ledger | Self::Metrics | Self::Models => "GET",
+            Self::TurnEvents | Self::Ledger | Self::Metrics | Self::Models | Self::Model => "GET",
             Self::Picture | Self::Health | Self::Ready | Self::Version => "GET, HEAD",
             Self::Unknown => "",
         }
@@ -260,6 +283,7 @@ pub(super) fn facts(policy: &Policy, head: &RequestHead, now: Moment) -> Facts {
         ticket: ticket(now),
         turn: turns::named(&head.path),
         approval: approvals::named(&head.path),
+        model: head.path.strip_prefix(MODEL_PATH).filter(|name| name.len() <= 256).map(str::to_owned),
         idempotency_key: head.header("idempotency-key").map(|key| key.trim().to_owned()),
         digest: [0; 32],
         respond_async: prefers_async(head.header("prefer")),
@@ -364,6 +388,10 @@ pub(super) fn admit(
     now: Moment,
 ) -> Result<Caller, Refusal> {
     let plain = |failure| Refusal::Request(failure, Vec::new());
+    if policy.only_models && route.is_for_people() {
+        let message = "this process serves models only: POST /v1/chat/completions, GET /v1/models";
+        return Err(plain(Failure::new(Code::NotFound, message)));
+    }
     if route == Route::Unknown {
         return Err(plain(Failure::new(
             Code::NotFound,
@@ -411,11 +439,15 @@ fn caller(policy: &Policy, route: Route, presented: Option<&str>, now: Moment) -
         Route::Renew => session_caller(policy, presented.unwrap_or_default(), true, now),
         Route::Token => only(&policy.login.server_keys, "SERVER_KEY"),
         // Where nobody needs a key to chat, nobody needs one to look.
-        Route::Metrics if policy.api_keys.is_empty() && policy.metrics_keys.is_empty() => Ok(Caller::Anyone),
+        Route::Metrics
+            if policy.api_keys.is_empty() && policy.metrics_keys.is_empty() && !policy.only_models =>
+        {
+            Ok(Caller::Anyone)
+        }
         Route::Metrics => only(&policy.metrics_keys, "METRICS_KEY or ADMIN_KEY"),
         Route::Revoke => only(&policy.admin_keys, "ADMIN_KEY"),
         // Each token has its own share when callers wait.
-        Route::Completions | Route::Models => only(&policy.auth_tokens, "AUTH_TOKEN")
+        Route::Completions | Route::Models | Route::Model => only(&policy.auth_tokens, "AUTH_TOKEN")
             .map(|_| Caller::Key(auth::subject(policy, "model", presented.unwrap_or_default()))),
         // The log says which of the keys gave an order.
         Route::Rollouts | Route::Steer | Route::Ledger | Route::Approvals | Route::OperatorDecides => {

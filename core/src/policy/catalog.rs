@@ -24,6 +24,8 @@ pub use self::rules::{Approval, AuditRules, Tool, ToolClass, TurnRules};
 
 /// The version of the encoded form, its first byte. Another one is refused.
 pub const CATALOG_VERSION: u8 = 3;
+/// Before a model's alias, in the keys of [`Catalog::warm_ups`].
+pub(crate) const WARM: &str = "warm:";
 
 /// Everything of the configuration that a request may need.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -234,6 +236,8 @@ pub struct Runtime {
     pub on_overflow: Overflow,
     /// The alias that answers when it fails.
     pub fallback: Option<String>,
+    /// One token is asked of a server that has come, so that the first person does not wait for it to load.
+    pub warm_up: bool,
 }
 
 /// What is done with a conversation that is too long.
@@ -455,6 +459,13 @@ impl Catalog {
         let own = |model: &&Model| matches!(model.kind, ModelKind::OpenAi { .. });
         let there = |model: &&Model| matches!(&model.kind, ModelKind::OpenAi { model, .. } if model == name);
         self.model(name).filter(own).or_else(|| self.models.iter().find(there))
+    }
+
+    /// For each model that is to be warm, the key of the [alarm](crate::exchange::Exchange::alarm) that a
+    /// host with a process of its own begins once, and gives up when it ends.
+    pub fn warm_ups(&self) -> Vec<String> {
+        let own = |model: &&Model| matches!(model.kind, ModelKind::OpenAi { .. }) && model.runtime.warm_up;
+        self.models.iter().filter(own).map(|model| format!("{WARM}{}", model.alias)).collect()
     }
 
     /// The bytes that a host keeps or loads: a version, then the catalog.

@@ -276,6 +276,8 @@ pub struct Policy {
     pub session_secret: auth::KeyDigest,
     /// How OpenClaw knows who asks.
     pub upstream_auth: UpstreamAuth,
+    /// This process is a model gateway and nothing else: there is no OpenClaw behind it.
+    pub only_models: bool,
     /// `/api/chat`.
     pub chat: ChatPolicy,
     /// `/v1/mini/ask`: the operator's profiles and intents.
@@ -329,6 +331,7 @@ impl Default for Policy {
             auth_tokens: Vec::new(),
             session_secret: auth::KeyDigest::default(),
             upstream_auth: UpstreamAuth::Token,
+            only_models: false,
             chat: ChatPolicy {
                 models: vec!["openclaw".into(), "openclaw/default".into()],
                 agent: None,

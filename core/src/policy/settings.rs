@@ -372,7 +372,7 @@ fn read_keys(read: &mut Reader<'_>, secrets: &Secrets, policy: &mut Policy) {
     for key in keys.flat_map(|value| value.split(',')).map(str::trim).filter(|key| !key.is_empty()) {
         policy.api_keys.push(KeyDigest::of(key.as_bytes()));
     }
-    if policy.api_keys.is_empty() && policy.environment != Environment::Dev {
+    if policy.api_keys.is_empty() && policy.environment != Environment::Dev && !policy.only_models {
         read.wrong(
             "API_KEY",
             "not set; without a key anybody could call (allowed only with MINIGATE_ENV=dev)",
@@ -412,6 +412,7 @@ fn read_keys(read: &mut Reader<'_>, secrets: &Secrets, policy: &mut Policy) {
         }
     }
     let source = secrets.get("SESSION_SECRET").or_else(|| secrets.get("OPENCLAW_GATEWAY_TOKEN"));
+    let source = source.or_else(|| secrets.get("AUTH_TOKEN").filter(|_| policy.only_models));
     policy.session_secret = KeyDigest::derive(source.unwrap_or_default().as_bytes(), "session keys");
     read_login(read, secrets, source, policy);
 }

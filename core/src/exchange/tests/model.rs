@@ -195,6 +195,28 @@ fn models_are_named_by_alias_or_by_their_servers_name() {
     let listed: Vec<Value> = world.json()["data"].as_array().expect("a list").clone();
     let ids: Vec<&str> = listed.iter().filter_map(|model| model["id"].as_str()).collect();
     assert_eq!(ids, ["backed", "local", "many", "small"]);
+    for name in ["small", "small-at-its-server"] {
+        let world = World::begin(configured(), head("GET", &format!("/v1/models/{name}"), TOKEN));
+        assert_eq!((world.status(), &world.json()["id"]), (200, &json!("small")));
+    }
+    for name in ["nobody", "agent", ""] {
+        let world = World::begin(configured(), head("GET", &format!("/v1/models/{name}"), TOKEN));
+        assert_eq!(error(&world), (404, "model_not_found".into()));
+    }
+}
+
+#[test]
+fn a_mere_model_gateway_has_nothing_else() {
+    let alone = Policy { only_models: true, api_keys: Vec::new(), ..configured() };
+    for (method, path) in [("POST", "/api/chat"), ("POST", "/v1/mini/ask"), ("POST", "/v1/mini/login")] {
+        let world = World::begin(alone.clone(), head(method, path, TOKEN));
+        assert_eq!(world.status(), 404, "{path}");
+    }
+    assert_eq!(World::begin(alone.clone(), head("GET", "/metrics", "x")).status(), 401);
+    assert_eq!(World::begin(alone.clone(), head("GET", "/v1/models", TOKEN)).status(), 200);
+    let mut world = World::begin(alone, head("GET", "/readyz", ""));
+    world.answer_store();
+    assert_eq!(world.json(), json!({"ready": true, "checks": {"store": "ok"}}));
 }
 
 #[test]

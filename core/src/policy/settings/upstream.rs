@@ -43,6 +43,10 @@ pub(super) fn read_upstream(read: &mut Reader<'_>, secrets: &Secrets, demo: bool
         return;
     }
     const URL: &str = "OPENCLAW_GATEWAY_URL";
+    policy.only_models = is_only_models(read, secrets);
+    if policy.only_models {
+        return;
+    }
     match read.text(URL) {
         None => read.wrong(URL, "not set; for example http://127.0.0.1:18789"),
         Some(url) if !(url.starts_with("http://") || url.starts_with("https://")) => {
@@ -74,6 +78,16 @@ pub(super) fn read_upstream(read: &mut Reader<'_>, secrets: &Secrets, demo: bool
             read.wrong(name, "set, and only OPENCLAW_AUTH=trusted-proxy uses it");
         }
     }
+}
+
+/// Whether this process is a model gateway and nothing else: there is a token for that, and nothing of
+/// what the other half needs.
+fn is_only_models(read: &Reader<'_>, secrets: &Secrets) -> bool {
+    let settings = ["OPENCLAW_GATEWAY_URL", "OPENCLAW_AUTH"];
+    let keys = ["OPENCLAW_GATEWAY_TOKEN", "API_KEY", "OPENCLAW_API_KEY"];
+    let nothing = settings.iter().all(|name| read.text(name).is_none())
+        && keys.iter().all(|name| secrets.get(name).is_none());
+    nothing && secrets.get("AUTH_TOKEN").is_some()
 }
 
 /// The headers of every turn, in the order in which they are sent.
@@ -136,6 +150,24 @@ mod tests {
     fn wrong(settings: &[(&str, &str)], secrets: &[(&str, &str)]) -> Vec<String> {
         let errors = read(settings, secrets).expect_err("a mistake");
         errors.into_iter().map(|error| error.name).collect()
+    }
+
+    #[test]
+    fn a_mere_model_gateway_needs_only_its_token() {
+        let of = |settings: &[(&str, &str)], secrets: &[(&str, &str)]| {
+            let own =
+                |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
+            Policy::from_settings(&own(settings), &Secrets(own(secrets)), HostFacts::default(), false)
+        };
+        let token = ("AUTH_TOKEN", "0123456789abcdef");
+        let policy = of(&[], &[token]).expect("valid");
+        assert!(policy.only_models && policy.session_secret != Policy::default().session_secret);
+        assert!(!crate::policy::auth::key_is_valid(&policy, Some("")), "nobody may chat");
+        // Half of the other settings is a mistake, and not another kind of process.
+        for secret in [("API_KEY", "a"), ("OPENCLAW_GATEWAY_TOKEN", "t")] {
+            assert!(of(&[], &[token, secret]).is_err());
+        }
+        assert!(of(&[], &[]).is_err());
     }
 
     #[test]

@@ -144,9 +144,13 @@ fn broken() -> Failure {
 /// The models that a caller may name, in OpenAI's form.
 pub(crate) fn models(catalog: &Catalog) -> String {
     let own = catalog.models.iter().filter(|model| matches!(model.kind, ModelKind::OpenAi { .. }));
-    let model = |alias: &str| json!({"id": alias, "object": "model", "created": 0, "owned_by": "minigate"});
     let data: Vec<Value> = own.map(|entry| model(&entry.alias)).collect();
     json!({"object": "list", "data": data}).to_string()
+}
+
+/// One of them.
+pub(crate) fn model(alias: &str) -> Value {
+    json!({"id": alias, "object": "model", "created": 0, "owned_by": "minigate"})
 }
 
 /// Nobody by that name.
