@@ -189,6 +189,17 @@ const DINGTALK: &[Key] = &[
     key("ack_after_ms", Shape::Integer(0, 60_000), "After how long that is said; at once without it."),
     key("timeout_ms", Shape::Integer(1_000, HOUR_MS), "After how long it is said that there is no answer; 55000."),
     key("failed", Shape::Text, "What is said when there is no answer."),
+    key(
+        "targets",
+        Shape::Named(&Shape::Name, &Shape::Object(TARGET)),
+        "To whom `minigate send` speaks, by names.",
+    ),
+];
+
+const TARGET: &[Key] = &[
+    key("conversation", Shape::Text, "A group: its openConversationId, cid…"),
+    key("person", Shape::Text, "A person: the staff id."),
+    key("webhook", Shape::Secret, "A group's own robot: the setting with the webhook's access_token."),
 ];
 
 const NOTIFY: &[Key] = &[

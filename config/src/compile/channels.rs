@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use minigate_core::policy::{
     SECRETS,
-    channel::{AnsweredBy, Channel, ChannelKind, Mode, Reply},
+    channel::{AnsweredBy, Channel, ChannelKind, Destination, Mode, Reply, Target},
 };
 
 use super::{Names, expect_known, number, section_of, text};
@@ -25,6 +25,30 @@ pub(super) fn channels(root: &Node, names: &Names<'_>, report: &mut Report) -> V
     let mut channels: Vec<Channel> = entries.map(|entry| channel(entry, &intents, names, report)).collect();
     channels.sort_by(|a, b| a.name.cmp(&b.name));
     channels
+}
+
+/// All of them, in order of names.
+pub(super) fn targets(root: &Node, report: &mut Report) -> Vec<Target> {
+    let mut targets = Vec::new();
+    for channel in section_of(root, "channels") {
+        for entry in channel.node.get("targets").map(Node::entries).unwrap_or_default() {
+            let node = &*entry.node;
+            let ways = [
+                text(node, "conversation").map(Destination::Group),
+                text(node, "person").map(Destination::Person),
+                node.get("webhook").map(|_| Destination::Webhook(secret(node, "webhook", report))),
+            ];
+            let mut ways = ways.into_iter().flatten();
+            let (Some(to), None) = (ways.next(), ways.next()) else {
+                let message = format!("target {} is not one of a group and a person", shown(&entry.key));
+                report.error_with(entry.place, message, "give it `conversation`, `person` or `webhook`");
+                continue;
+            };
+            targets.push(Target { name: entry.key.clone(), channel: channel.key.clone(), to });
+        }
+    }
+    targets.sort_by(|a, b| (&a.name, &a.channel).cmp(&(&b.name, &b.channel)));
+    targets
 }
 
 fn channel(

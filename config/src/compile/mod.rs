@@ -61,6 +61,7 @@ pub(crate) fn compile(root: &Node, environment: Option<Environment>, report: &mu
         redaction: redaction::rules(root, report),
         notify: notify::notify(root, report),
         channels: channels::channels(root, &names, report),
+        targets: channels::targets(root, report),
         environments: rules::environments(root, &names, report),
         roles: rules::roles(root),
         default_model: default_model.and_then(Node::text).map(str::to_owned),

@@ -195,6 +195,7 @@ impl Exchange {
             Route::Renew => return self.renew(policy, now),
             Route::Token => return self.issue_for_backend(policy, body, now),
             Route::Revoke => return self.revoke(policy, body, now),
+            Route::Send => return self.send_as_robot(policy, body, now),
             Route::Steer => return self.steer_rollout(policy, body, now),
             Route::Ask => return self.ask_mini(policy, body, now),
             Route::Robot => return self.hear(policy, body, now),

@@ -86,6 +86,7 @@ impl Phase {
             | Self::StreamRefusal(..)
             | Self::Probes(_)
             | Self::Warming(_)
+            | Self::Sending(_)
             | Self::Model(_) => StageName::Upstream,
             Self::Streaming(..) => StageName::Stream,
             Self::Backoff(_) | Self::CallAgain(_) => StageName::Backoff,

@@ -30,6 +30,7 @@ mod rollouts;
 mod routes;
 mod runner;
 mod saying;
+mod sending;
 mod stream;
 mod tools;
 mod turns;
@@ -63,6 +64,7 @@ use record::Story;
 pub(crate) use record::timestamp;
 use routes::{Origin, Route};
 use runner::{Run, Saved};
+use sending::Sending;
 use stream::{Refusal, Streaming};
 use tools::Calling;
 use turns::Durable;
@@ -148,6 +150,8 @@ enum Phase {
     Metrics(Box<metrics::Asked>),
     /// What a model's own server is asked.
     Model(Box<model::Asked>),
+    /// DingTalk, which is to carry an operator's words.
+    Sending(Box<Sending>),
     /// Servers of a model that is to be warm.
     Warming(Box<Warming>),
     /// The two probes of `/readyz`.
@@ -425,6 +429,7 @@ impl Exchange {
             | Route::Revoke
             | Route::Completions
             | Route::Steer
+            | Route::Send
             | Route::Decide
             | Route::OperatorDecides => {
                 self.phase = Phase::Body;
@@ -486,6 +491,7 @@ impl Exchange {
             Phase::Approvals(asked) => self.in_approvals(policy, asked, &input, now),
             Phase::Metrics(asked) => self.in_metrics(policy, asked, input, now),
             Phase::Model(asked) => self.in_model(policy, asked, input, now),
+            Phase::Sending(sending) => self.in_robots_sending(policy, sending, &input, now),
             Phase::Warming(warming) => self.in_warming(policy, warming, &input, now),
             Phase::Probes(probes) => self.in_probes(policy, probes, input, now),
             Phase::Done => {}
@@ -661,6 +667,7 @@ impl Exchange {
             Phase::SendPicture(sending) => Some(sending.store_id),
             Phase::Push(pushed) => pushed.store_id(),
             Phase::Rollouts(asked) => Some(asked.store_id),
+            Phase::Sending(sending) => Some(sending.fetch_id),
             Phase::Approvals(asked) => Some(asked.store_id),
             Phase::Body
             | Phase::Backoff(_)

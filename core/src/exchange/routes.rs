@@ -72,6 +72,8 @@ pub(super) enum Route {
     Model,
     /// How the rollouts stand.
     Rollouts,
+    /// An operator's words to a robot's group or person.
+    Send,
     /// An order to a rollout: the same path with a body.
     Steer,
     /// Lines of the audit ledger.
@@ -110,6 +112,7 @@ impl Route {
             "/v1/chat/completions" => Self::Completions,
             "/v1/models" => Self::Models,
             path if path.starts_with(MODEL_PATH) => Self::Model,
+            "/v1/admin/send" => Self::Send,
             "/v1/admin/rollouts" if method == "POST" => Self::Steer,
             "/v1/admin/rollouts" => Self::Rollouts,
             "/healthz" => Self::Health,
@@ -139,6 +142,7 @@ impl Route {
             Self::Completions => "/v1/chat/completions",
             Self::Models | Self::Model => "/v1/models",
             Self::Rollouts | Self::Steer => "/v1/admin/rollouts",
+            Self::Send => "/v1/admin/send",
             Self::Ledger => "/v1/admin/audit",
             Self::Health => "/healthz",
             Self::Ready => "/readyz",
@@ -161,6 +165,7 @@ impl Route {
                 | Self::Revoke
                 | Self::Rollouts
                 | Self::Steer
+                | Self::Send
                 | Self::Approvals
                 | Self::OperatorDecides
                 | Self::Ledger
@@ -215,6 +220,7 @@ impl Route {
             | Self::Token
             | Self::Revoke
             | Self::Robot
+            | Self::Send
             | Self::Completions => "POST",
             Self::Rollouts | Self::Steer | Self::Push | Self::Approval | Self::Decide => "GET, POST",
             Self::Approvals | Self::OperatorDecides => "GET, POST",
@@ -450,10 +456,13 @@ fn caller(policy: &Policy, route: Route, presented: Option<&str>, now: Moment) -
         Route::Completions | Route::Models | Route::Model => only(&policy.auth_tokens, "AUTH_TOKEN")
             .map(|_| Caller::Key(auth::subject(policy, "model", presented.unwrap_or_default()))),
         // The log says which of the keys gave an order.
-        Route::Rollouts | Route::Steer | Route::Ledger | Route::Approvals | Route::OperatorDecides => {
-            only(&policy.admin_keys, "ADMIN_KEY")
-                .map(|_| Caller::Key(auth::subject(policy, "admin", presented.unwrap_or_default())))
-        }
+        Route::Rollouts
+        | Route::Steer
+        | Route::Send
+        | Route::Ledger
+        | Route::Approvals
+        | Route::OperatorDecides => only(&policy.admin_keys, "ADMIN_KEY")
+            .map(|_| Caller::Key(auth::subject(policy, "admin", presented.unwrap_or_default()))),
         Route::Login
         | Route::Picture
         | Route::Push

@@ -21,6 +21,7 @@ mod random;
 mod risk;
 mod robot;
 mod rollouts;
+mod sending;
 mod streams;
 mod tools;
 mod turns;

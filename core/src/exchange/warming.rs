@@ -241,7 +241,9 @@ mod tests {
         let (mut asked, mut lines) = (Vec::new(), 0);
         // Not there, there, still there, hanging, there again.
         let mut now = 0;
-        for status in [None, Some(200), Some(200), Some(200), None, Some(503), Some(404), Some(200), Some(200)] {
+        for status in
+            [None, Some(200), Some(200), Some(200), None, Some(503), Some(404), Some(200), Some(200)]
+        {
             let (fetches, said, back) = drain(&mut exchange);
             lines += said.len();
             let fetches = match fetches.is_empty() {

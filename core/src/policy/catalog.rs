@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ContentMode, Environment, Memory, SECRETS,
-    channel::Channel,
+    channel::{Channel, Destination, Target},
     notify::{Notify, Ways},
     redact::Rules,
     rollout::Rollout,
@@ -51,6 +51,8 @@ pub struct Catalog {
     pub notify: Notify,
     /// By name, in order of names.
     pub channels: Vec<Channel>,
+    /// To whom an operator may have a robot speak, in order of names.
+    pub targets: Vec<Target>,
     /// What differs between environments, for those that the configuration names.
     pub environments: Vec<EnvironmentRules>,
     /// What roles may use, beside their rates.
@@ -426,7 +428,11 @@ impl Catalog {
         let webhook = self.notify.webhook.as_ref().map(|webhook| webhook.secret.as_str());
         let channels = self.channels.iter().flat_map(Channel::secrets);
         // A host hands out whatever is named here: its own secrets are nobody else's.
-        let keys = keys.chain(tools).chain(webhook).chain(channels);
+        let targets = self.targets.iter().filter_map(|target| match &target.to {
+            Destination::Webhook(name) => Some(name.as_str()),
+            Destination::Group(_) | Destination::Person(_) => None,
+        });
+        let keys = keys.chain(tools).chain(webhook).chain(channels).chain(targets);
         let mut names: Vec<&str> = keys.filter(|name| !SECRETS.contains(name)).collect();
         names.sort_unstable();
         names.dedup();

@@ -82,6 +82,28 @@ pub enum AnsweredBy {
     Profile(String),
 }
 
+/// A group or a person to whom an operator may have a robot speak, by a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// `test-group`.
+    pub name: String,
+    /// The channel whose robot speaks.
+    pub channel: String,
+    /// To whom.
+    pub to: Destination,
+}
+
+/// To whom a robot speaks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Destination {
+    /// A group, by its `openConversationId`.
+    Group(String),
+    /// A person, by `senderStaffId`.
+    Person(String),
+    /// A group by the webhook of a robot of its own: the setting that holds its `access_token`.
+    Webhook(String),
+}
+
 impl Channel {
     /// The settings that hold its secrets.
     pub fn secrets(&self) -> [&str; 2] {
