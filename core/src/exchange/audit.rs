@@ -124,6 +124,9 @@ fn kind(facts: &Facts) -> Option<&'static str> {
         Route::Decide | Route::OperatorDecides => "approval",
         Route::CancelTurn => "cancel",
         Route::Completions => "completion",
+        Route::LogIn => "operator_login",
+        Route::LogOut => "operator_logout",
+        route if route.is_polled() => return None,
         route if route.is_operators() => "look",
         _ => return None,
     })

@@ -12,6 +12,7 @@ use super::{
     Exchange, Facts, Phase,
     chat::Waiting,
     inspection::{self, Inspection, Progress},
+    operators,
     routes::{Rejected, Route},
 };
 use crate::{
@@ -143,7 +144,11 @@ impl Exchange {
     /// who is blocked sees no difference between the right key and the others, not in an
     /// answer about the rest of the request and not in whether its body is read. A token cannot
     /// be guessed, and many phones share an address: it is let in from anywhere.
-    pub(super) fn door(&self, policy: &Policy) -> Option<Enter> {
+    pub(super) fn door(&self, policy: &Policy) -> Option<(String, Op)> {
+        if let Some(operator) = &self.facts.operator {
+            // Its cookie cannot be guessed either, but it may have been given back.
+            return Some(operators::ask_session(&operator.session));
+        }
         let by_key = !matches!(self.facts.caller, Caller::Session { .. });
         let rate = match self.facts.route {
             Route::Chat | Route::Ask => policy.rates.address,
@@ -152,12 +157,12 @@ impl Exchange {
             _ => return None,
         };
         let enter = Enter { rate, cost: 1, thresholds: policy.abuse, ..Enter::default() };
-        (by_key && policy.abuse.block > 0).then_some(enter)
+        (by_key && policy.abuse.block > 0).then(|| (self.facts.address_key(policy), Op::Enter(enter)))
     }
 
-    pub(super) fn ask_door(&mut self, policy: &Policy, enter: Enter, flaw: Option<Failure>) {
+    pub(super) fn ask_door(&mut self, asks: (String, Op), flaw: Option<Failure>) {
         let store_id = self.take_id();
-        let ops = vec![(self.facts.address_key(policy), Op::Enter(enter))];
+        let ops = vec![asks];
         self.outputs.push_back(Output::Store { id: store_id, ops });
         self.timers.store = Some(self.facts.started_ms + STORE_PATIENCE);
         self.phase = Phase::Door(store_id, flaw);
@@ -177,6 +182,9 @@ impl Exchange {
                 match outcomes.first() {
                     Some(Outcome::Entered { standing: Standing::Blocked { for_ms }, .. }) => {
                         self.fail(policy, &blocked(*for_ms), now);
+                    }
+                    Some(Outcome::Entered { revoked: true, .. }) => {
+                        self.refuse_credential(policy, &operators::logged_out(), now);
                     }
                     Some(Outcome::Entered { granted: false, retry_after_ms, .. }) => {
                         self.fail(policy, &too_many("requests from this address", *retry_after_ms), now);

@@ -5,6 +5,7 @@ use serde_bytes::ByteBuf;
 use super::{
     Exchange, Phase,
     gates::{Caller, STORE_PATIENCE},
+    routes::Route,
 };
 use crate::{
     policy::Policy,
@@ -47,6 +48,9 @@ impl Exchange {
                 match outcomes.first() {
                     Some(Outcome::Value(lines)) => {
                         let lines = lines.clone().unwrap_or_else(ByteBuf::new);
+                        if self.facts.route == Route::Trace {
+                            return self.trace_found(policy, lines, now);
+                        }
                         let kind = vec![("content-type".into(), "application/x-ndjson".into())];
                         self.respond_with(policy, 200, kind, lines, now);
                     }

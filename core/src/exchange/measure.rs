@@ -71,6 +71,8 @@ impl Phase {
             | Self::Approvals(_)
             | Self::Hearing(_)
             | Self::Ledger(_)
+            | Self::Trace(_)
+            | Self::LoggingOut(_)
             | Self::Rollouts(_)
             | Self::Metrics(_) => StageName::Gates,
             Self::Shared(_) | Self::Watching(_) => StageName::Shared,
@@ -169,6 +171,7 @@ impl Exchange {
             store_failed: self.story.store_failed,
             unchecked: self.story.unchecked,
             turn: self.turn_sample(policy, now).filter(|_| self.story.turn.is_none()),
+            tools: self.story.calls.iter().map(|call| call.tool.clone()).collect(),
             failed_tools: self.failed_tools(),
             trace: Trace {
                 trace_id: self.w3c_trace_id().into(),

@@ -1,4 +1,4 @@
-//! `/metrics`: what was counted, and how things are now.
+//! `/metrics` and `/v1/admin/overview`: what was counted, and how things are now.
 //!
 //! The host gives the counts and says how its process is; the store says how the upstreams, the
 //! day's caps and the starts are, and has the counts of hosts that forget. What cannot be asked now
@@ -6,14 +6,15 @@
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
+use serde_json::{Value, json};
 
-use super::{Exchange, Phase, dues, gates};
+use super::{Exchange, Phase, approvals, dues, gates, rollouts, routes::Route};
 use crate::{
     VERSION,
     measure::{self, BreakerState, Budget, Load, Process, Snapshot, Totals},
     policy::{Policy, auth, catalog::ModelKind},
     seam::{Input, MODEL, Moment, OPENCLAW, Output, STARTS, STATS, STATS_SHARDS},
-    state::{Op, Outcome, budget},
+    state::{Op, Outcome, budget, rollout::Version},
     wire::failure::{Code, Failure},
 };
 
@@ -63,7 +64,11 @@ impl Exchange {
             Input::Stats { id, totals, process } if id == asked.stats_id && asked.store_id == 0 => {
                 asked.store_id = self.take_id();
                 (asked.totals, asked.process) = (totals, process);
-                let ops = questions(policy, now.unix_ms);
+                let mut ops = questions(policy, now.unix_ms);
+                if self.facts.route == Route::Overview {
+                    ops.push((approvals::LIST.to_owned(), Op::List));
+                    ops.extend(rollouts::asks_of_all(policy));
+                }
                 self.outputs.push_back(Output::Store { id: asked.store_id, ops });
                 self.timers.store = Some(now.unix_ms + gates::STORE_PATIENCE);
                 self.phase = Phase::Metrics(asked);
@@ -93,9 +98,25 @@ impl Exchange {
         self.timers.store = None;
         let totals = Totals::decode(&asked.totals);
         let snapshot = snapshot(policy, totals, asked.process, outcomes, now.unix_ms);
+        if self.facts.route == Route::Overview {
+            return self.give_overview(policy, &snapshot, outcomes, now);
+        }
         let text = measure::render(&measure::families(&snapshot));
         let kind = ("content-type".into(), "text/plain; version=0.0.4; charset=utf-8".into());
         self.respond_with(policy, 200, vec![kind], ByteBuf::from(text.into_bytes()), now);
+    }
+
+    /// The same for an operator's page, with what waits for a person.
+    fn give_overview(&mut self, policy: &Policy, snapshot: &Snapshot, outcomes: &[Outcome], now: Moment) {
+        let mut shown = measure::overview(snapshot, |profile| version_of(policy, profile));
+        shown["config"] = json!({"version": policy.catalog.version});
+        let mut more = outcomes.get(subjects(policy).len()..).unwrap_or_default().iter();
+        shown["approvals"] = match more.next() {
+            Some(Outcome::Listed(entries)) => entries.len().into(),
+            _ => Value::Null,
+        };
+        shown["rollouts"] = self.rollouts_in_short(policy, more.as_slice()).into();
+        self.respond_json(policy, 200, shown.to_string(), now);
     }
 }
 
@@ -198,6 +219,16 @@ impl Subject {
             _ => {}
         }
     }
+}
+
+/// What a profile is to the rollouts of the configuration, if it is a part of one.
+pub(super) fn version_of(policy: &Policy, profile: &str) -> Option<Version> {
+    let mut rollouts = policy.catalog.intents.iter().filter_map(|intent| intent.rollout.as_ref());
+    rollouts.find_map(|rollout| match profile {
+        _ if profile == rollout.to => Some(Version::Candidate),
+        _ if profile == rollout.from => Some(Version::Running),
+        _ => None,
+    })
 }
 
 /// The models that an upstream serves, by the names under which their breakers are kept.

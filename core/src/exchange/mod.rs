@@ -19,6 +19,7 @@ mod metrics;
 mod model;
 mod notices;
 mod operations;
+mod operators;
 mod pictures;
 mod pieces;
 mod record;
@@ -33,6 +34,7 @@ mod saying;
 mod sending;
 mod stream;
 mod tools;
+mod trace;
 mod turns;
 mod warming;
 mod watching;
@@ -45,7 +47,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
 use crate::{
-    policy::{Policy, auth},
+    policy::{Policy, auth, operator::Operator},
     seam::{DeadlineReason, Find, Input, Moment, Output, RequestHead},
     wire::{
         answer::Answer,
@@ -146,6 +148,10 @@ enum Phase {
     Rollouts(Box<rollouts::Asked>),
     /// Lines of the audit ledger.
     Ledger(u32),
+    /// The turn that a request left.
+    Trace(Box<trace::Found>),
+    /// The store's word that an operator's session is over.
+    LoggingOut(u32),
     /// What is shown at `/metrics`.
     Metrics(Box<metrics::Asked>),
     /// What a model's own server is asked.
@@ -205,6 +211,8 @@ struct Facts {
     find: Option<Find>,
     /// The trace and the span that the client is in: W3C trace context, in hex.
     parent: Option<(String, String)>,
+    /// The session, where an operator shows one.
+    operator: Option<Operator>,
 }
 
 /// The times at which something must happen, in milliseconds since 1970.
@@ -397,8 +405,8 @@ impl Exchange {
         match routes::admit(policy, head, route, now) {
             Err(routes::Refusal::Credential(rejected)) => self.unauthorized(policy, rejected, now),
             Err(routes::Refusal::Request(failure, extra)) => self.fail_with(policy, &failure, extra, now),
-            Ok(caller) => {
-                self.facts.caller = caller;
+            Ok((caller, operator)) => {
+                (self.facts.caller, self.facts.operator) = (caller, operator);
                 match route {
                     Route::Picture => return self.send_picture(policy, head, now),
                     Route::Push => return self.begin_push(policy, head, now),
@@ -407,7 +415,7 @@ impl Exchange {
                 }
                 let flaw = routes::flaw(policy, head, route);
                 match self.door(policy) {
-                    Some(enter) => self.ask_door(policy, enter, flaw),
+                    Some(asks) => self.ask_door(asks, flaw),
                     None => self.admitted(policy, flaw, now),
                 }
             }
@@ -431,7 +439,8 @@ impl Exchange {
             | Route::Steer
             | Route::Send
             | Route::Decide
-            | Route::OperatorDecides => {
+            | Route::OperatorDecides
+            | Route::LogIn => {
                 self.phase = Phase::Body;
                 self.timers.body = Some(now.unix_ms + policy.deadlines.body);
                 self.outputs.push_back(Output::ReadBody { limit: self.facts.route.body_limit(policy) });
@@ -439,13 +448,15 @@ impl Exchange {
             Route::Rollouts => self.show_rollouts(policy, now),
             Route::Approval | Route::Approvals => self.show_approvals(policy, now),
             Route::Turn | Route::TurnEvents | Route::CancelTurn => self.look_for_turn(policy, now),
-            Route::Ledger => self.look_into_ledger(policy, now),
+            Route::Ledger | Route::Trace => self.look_into_ledger(policy, now),
+            Route::WhoAmI => self.say_who(policy, now),
+            Route::LogOut => self.log_out(policy, now),
             Route::Models => self.list_models(policy, now),
             Route::Model => self.show_model(policy, now),
             Route::Health => self.respond_json(policy, 200, r#"{"status":"live"}"#.into(), now),
             Route::Version => self.respond_json(policy, 200, operations::version(policy), now),
             Route::Ready => self.probe(policy, now),
-            Route::Metrics => self.show_metrics(now),
+            Route::Metrics | Route::Overview => self.show_metrics(now),
             Route::Picture | Route::Push | Route::Robot | Route::Unknown => {}
         }
     }
@@ -487,6 +498,8 @@ impl Exchange {
             Phase::Saying(saying) => self.in_saying(policy, saying, &input, now),
             phase @ (Phase::Saved(_) | Phase::Ending | Phase::CallAgain(_)) => self.phase = phase,
             Phase::Ledger(id) => self.in_ledger(policy, id, &input, now),
+            Phase::Trace(found) => self.in_trace(policy, found, &input, now),
+            Phase::LoggingOut(id) => self.in_log_out(policy, id, &input, now),
             Phase::Rollouts(asked) => self.in_rollouts(policy, asked, &input, now),
             Phase::Approvals(asked) => self.in_approvals(policy, asked, &input, now),
             Phase::Metrics(asked) => self.in_metrics(policy, asked, input, now),
@@ -575,6 +588,8 @@ impl Exchange {
                     // The alarm comes again.
                     Phase::Claiming(..) => {}
                     Phase::Ledger(_) => self.ledger_not_read(policy, now),
+                    Phase::Trace(found) => self.tell_trace(policy, &found, None, now),
+                    Phase::LoggingOut(_) => self.log_out_failed(policy, now),
                     Phase::Notifying(notifying) => self.notice_unanswered(policy, *notifying, true, now),
                     Phase::Hearing(_) => self.not_heard(policy, now),
                     Phase::Saying(saying) => self.saying_unanswered(policy, *saying, now),
@@ -659,7 +674,8 @@ impl Exchange {
             Phase::KeepBody(id, _) | Phase::Claiming(id, _) | Phase::Restoring(id, _) => Some(*id),
             Phase::Watching(watching) => Some(watching.store_id),
             Phase::Calling(calling) => Some(calling.fetch_id),
-            Phase::Ledger(id) => Some(*id),
+            Phase::Ledger(id) | Phase::LoggingOut(id) => Some(*id),
+            Phase::Trace(found) => Some(found.store_id),
             Phase::Notifying(notifying) => Some(notifying.id),
             Phase::Hearing(id) => Some(*id),
             Phase::Saying(saying) => Some(saying.id),
@@ -741,13 +757,14 @@ impl Exchange {
         &mut self,
         policy: &Policy,
         status: u16,
-        extra: Vec<(String, String)>,
+        mut extra: Vec<(String, String)>,
         body: String,
         now: Moment,
     ) {
         if self.story.drafted {
             return self.keep_turn(policy, body, now);
         }
+        extra.extend(self.prolong_session(policy, now));
         self.send_json(status, extra, body);
         self.finish(policy, now);
     }

@@ -262,7 +262,7 @@ impl Story {
             None if self.store_failed || self.is_misconfigured() => Level::Error,
             None if self.unchecked || self.risk_failed.is_some() => Level::Warn,
             // A load balancer asks every few seconds.
-            None if facts.route.is_operational() => Level::Debug,
+            None if facts.route.is_operational() || facts.route.is_polled() => Level::Debug,
             None => Level::Info,
         };
         if level < policy.log_level {

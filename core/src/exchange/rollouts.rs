@@ -37,9 +37,20 @@ impl Exchange {
     /// All rollouts of the configuration.
     pub(super) fn show_rollouts(&mut self, policy: &Policy, now: Moment) {
         self.story.subject = self.operator();
-        let asks = |rollout: &Rollout| Op::Consult(Consult { plan: rollout.plan.clone(), report: true });
         let rollouts = rollouts(policy).map(|(intent, rollout)| (intent, rollout, asks(rollout)));
         self.ask_rollouts(policy, rollouts.collect(), now);
+    }
+
+    /// In a few words, out of the answers to [`asks_of_all`].
+    pub(super) fn rollouts_in_short(&mut self, policy: &Policy, outcomes: &[Outcome]) -> Vec<Value> {
+        let mut short = Vec::new();
+        for ((intent, rollout), outcome) in rollouts(policy).zip(outcomes) {
+            let Outcome::Rollout { state, changes, report: Some(report), .. } = outcome else { continue };
+            self.write_down(policy, rollout, changes);
+            let finding = report.found.map(|(finding, _)| finding);
+            short.push(json!({"intent": intent, "state": state, "finding": finding}));
+        }
+        short
     }
 
     /// `{"intent", "order"}`: a person steers.
@@ -149,6 +160,15 @@ impl Exchange {
 fn rollouts(policy: &Policy) -> impl Iterator<Item = (&str, &Rollout)> {
     let intents = policy.catalog.intents.iter();
     intents.filter_map(|intent| Some((intent.name.as_str(), intent.rollout.as_ref()?)))
+}
+
+fn asks(rollout: &Rollout) -> Op {
+    Op::Consult(Consult { plan: rollout.plan.clone(), report: true })
+}
+
+/// What the store is asked about all of them.
+pub(super) fn asks_of_all(policy: &Policy) -> Vec<(String, Op)> {
+    rollouts(policy).map(|(_, rollout)| (rollout.key(), asks(rollout))).collect()
 }
 
 fn is_order(change: &Change) -> bool {

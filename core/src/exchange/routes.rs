@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Facts, approvals, gates::Caller, ledger, measure, turns};
+use super::{Facts, approvals, gates::Caller, ledger, measure, operators, trace, turns};
 use crate::{
     policy::{
         Origins, Policy, auth, channel,
+        operator::Operator,
         session::{self, TokenFault},
     },
     seam::{Moment, RequestHead},
@@ -78,6 +79,16 @@ pub(super) enum Route {
     Steer,
     /// Lines of the audit ledger.
     Ledger,
+    /// An operator's key for a session.
+    LogIn,
+    /// Who holds a session.
+    WhoAmI,
+    /// A session's end.
+    LogOut,
+    /// Everything at this moment, for an operator's page.
+    Overview,
+    /// What became of one request.
+    Trace,
     Health,
     Ready,
     Version,
@@ -109,6 +120,13 @@ impl Route {
                 _ => Self::Approvals,
             },
             "/v1/admin/audit" => Self::Ledger,
+            "/v1/admin/session" => match method {
+                "POST" => Self::LogIn,
+                "DELETE" => Self::LogOut,
+                _ => Self::WhoAmI,
+            },
+            "/v1/admin/overview" => Self::Overview,
+            path if path.starts_with(trace::PATH) => Self::Trace,
             "/v1/chat/completions" => Self::Completions,
             "/v1/models" => Self::Models,
             path if path.starts_with(MODEL_PATH) => Self::Model,
@@ -144,6 +162,9 @@ impl Route {
             Self::Rollouts | Self::Steer => "/v1/admin/rollouts",
             Self::Send => "/v1/admin/send",
             Self::Ledger => "/v1/admin/audit",
+            Self::LogIn | Self::WhoAmI | Self::LogOut => "/v1/admin/session",
+            Self::Overview => "/v1/admin/overview",
+            Self::Trace => "/v1/admin/trace",
             Self::Health => "/healthz",
             Self::Ready => "/readyz",
             Self::Version => "/version",
@@ -169,8 +190,23 @@ impl Route {
                 | Self::Approvals
                 | Self::OperatorDecides
                 | Self::Ledger
+                | Self::LogIn
+                | Self::WhoAmI
+                | Self::LogOut
+                | Self::Overview
+                | Self::Trace
                 | Self::Metrics
         ) || self.is_openai()
+    }
+
+    /// Whether an operator's session opens it as well as the key.
+    pub(super) fn takes_session(self) -> bool {
+        self.is_operators() && !self.is_openai() && self != Self::Token
+    }
+
+    /// Whether a page asks for it every few seconds: nobody wants to read that it did.
+    pub(super) fn is_polled(self) -> bool {
+        matches!(self, Self::Overview | Self::WhoAmI)
     }
 
     /// Whether its callers are programs that know OpenAI's form of an error.
@@ -224,7 +260,9 @@ impl Route {
             | Self::Completions => "POST",
             Self::Rollouts | Self::Steer | Self::Push | Self::Approval | Self::Decide => "GET, POST",
             Self::Approvals | Self::OperatorDecides => "GET, POST",
+            Self::LogIn | Self::WhoAmI | Self::LogOut => "GET, POST, DELETE",
             Self::Turn | Self::CancelTurn => "GET, DELETE",
+            Self::Overview | Self::Trace => "GET",
             Self::TurnEvents | Self::Ledger | Self::Metrics | Self::Models | Self::Model => "GET",
             Self::Picture | Self::Health | Self::Ready | Self::Version => "GET, HEAD",
             Self::Unknown => "",
@@ -295,7 +333,8 @@ pub(super) fn facts(policy: &Policy, head: &RequestHead, now: Moment) -> Facts {
         respond_async: prefers_async(head.header("prefer")),
         last_event: last_event(head),
         wait_s: parameter(&head.query, "wait").and_then(|wait| wait.parse().ok()).unwrap_or(0),
-        find: ledger::asked_for(&head.query),
+        find: trace::asked_for(&head.path).or_else(|| ledger::asked_for(&head.query)),
+        operator: None,
         parent: measure::parent(head),
     }
 }
@@ -386,13 +425,13 @@ pub(super) enum Refusal {
     Request(Failure, Vec<(String, String)>),
 }
 
-/// Who is asking, by the head alone.
+/// Who is asking, by the head alone; and the session, where an operator shows one.
 pub(super) fn admit(
     policy: &Policy,
     head: &RequestHead,
     route: Route,
     now: Moment,
-) -> Result<Caller, Refusal> {
+) -> Result<(Caller, Option<Operator>), Refusal> {
     let plain = |failure| Refusal::Request(failure, Vec::new());
     if policy.only_models && route.is_for_people() {
         let message = "this process serves models only: POST /v1/chat/completions, GET /v1/models";
@@ -409,9 +448,17 @@ pub(super) fn admit(
         return Err(Refusal::Request(failure, vec![("allow".into(), route.methods().into())]));
     }
     if !route.is_guarded() {
-        return Ok(Caller::Anyone);
+        return Ok((Caller::Anyone, None));
     }
-    caller(policy, route, presented_key(head), now).map_err(Refusal::Credential)
+    let presented = presented_key(head);
+    if presented.is_none()
+        && route.takes_session()
+        && let Some(operator) = operators::shown(policy, head, route, now)?
+    {
+        return Ok((Caller::Key(operator.name.clone()), Some(operator)));
+    }
+    let caller = caller(policy, route, presented, now).map_err(Refusal::Credential)?;
+    Ok((caller, None))
 }
 
 /// What is wrong with the rest of the head: for those only whose credential is right.
@@ -461,9 +508,15 @@ fn caller(policy: &Policy, route: Route, presented: Option<&str>, now: Moment) -
         | Route::Send
         | Route::Ledger
         | Route::Approvals
-        | Route::OperatorDecides => only(&policy.admin_keys, "ADMIN_KEY")
+        | Route::OperatorDecides
+        | Route::WhoAmI
+        | Route::LogOut
+        | Route::Overview
+        | Route::Trace => only(&policy.admin_keys, "ADMIN_KEY")
             .map(|_| Caller::Key(auth::subject(policy, "admin", presented.unwrap_or_default()))),
-        Route::Login
+        // The key is in the body.
+        Route::LogIn
+        | Route::Login
         | Route::Picture
         | Route::Push
         | Route::Robot

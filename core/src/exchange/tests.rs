@@ -15,6 +15,7 @@ mod measure;
 mod model;
 mod notices;
 mod operations;
+mod operators;
 mod pictures;
 #[cfg(not(target_arch = "wasm32"))]
 mod random;

@@ -56,7 +56,11 @@ const LONGEST_KEY: usize = 128;
 /// The turn that a path names, when it is the id of one.
 pub(super) fn named(path: &str) -> Option<String> {
     let id = path.strip_prefix(PATH)?;
-    let id = id.strip_suffix(EVENTS).unwrap_or(id);
+    of_request(id.strip_suffix(EVENTS).unwrap_or(id))
+}
+
+/// The turn of a request, when that is the id of one.
+pub(super) fn of_request(id: &str) -> Option<String> {
     let hex = id.strip_prefix("req_")?;
     let valid = hex.len() == 32 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     valid.then(|| id.to_owned())

@@ -160,6 +160,10 @@ fn requests(totals: &Totals) -> Vec<Family> {
             totals.store_failures,
         ),
         plain("minigate.unchecked", "Texts and pictures that WeChat could not check.", totals.unchecked),
+        family("minigate.tool.calls", "", Kind::Counter, "Calls of tools, by name.")
+            .each(totals.tools.iter(), |family, (tool, count)| {
+                family.counts(vec![("gen_ai.tool.name", tool.clone())], *count)
+            }),
         family("minigate.tool.failures", "", Kind::Counter, "Tools that failed, by name.")
             .each(totals.failed_tools.iter(), |family, (tool, count)| {
                 family.counts(vec![("gen_ai.tool.name", tool.clone())], *count)

@@ -10,12 +10,14 @@
 
 mod bounds;
 mod families;
+mod overview;
 mod text;
 mod totals;
 
 use serde::{Deserialize, Serialize};
 
 pub use families::{Family, Kind, Number, Point, families};
+pub use overview::overview;
 pub use text::render;
 pub use totals::Totals;
 
@@ -49,7 +51,9 @@ pub struct Sample {
     pub unchecked: bool,
     /// What a model had to do with it.
     pub turn: Option<Turn>,
-    /// Tools that failed, by name.
+    /// Tools that were called, by name, once for each call.
+    pub tools: Vec<String>,
+    /// Those of them that failed.
     pub failed_tools: Vec<String>,
     /// Its place in a trace.
     pub trace: Trace,

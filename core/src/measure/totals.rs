@@ -38,6 +38,7 @@ pub struct Totals {
     pub(super) unchecked: u64,
     /// By tool.
     pub(super) failed_tools: BTreeMap<String, u64>,
+    pub(super) tools: BTreeMap<String, u64>,
 }
 
 /// What the turns of one profile add up to.
@@ -80,6 +81,9 @@ impl Totals {
         }
         self.store_failures += u64::from(sample.store_failed);
         self.unchecked += u64::from(sample.unchecked);
+        for tool in &sample.tools {
+            add(&mut self.tools, tool, 1);
+        }
         for tool in &sample.failed_tools {
             add(&mut self.failed_tools, tool, 1);
         }
@@ -96,6 +100,7 @@ impl Totals {
         }
         merge_counts(&mut self.errors, &other.errors);
         merge_counts(&mut self.failed_tools, &other.failed_tools);
+        merge_counts(&mut self.tools, &other.tools);
         for (labels, turns) in &other.turns {
             self.turn(labels).merge(turns);
         }
@@ -163,7 +168,7 @@ impl TurnTotals {
         }
     }
 
-    fn merge(&mut self, other: &Self) {
+    pub(super) fn merge(&mut self, other: &Self) {
         for (ending, count) in &other.endings {
             let sum = self.endings.entry(*ending).or_default();
             *sum = sum.saturating_add(*count);

@@ -100,6 +100,11 @@ pub(crate) fn grant(policy: &Policy, parts: &[&str]) -> String {
     hex(&keyed_hash(&policy.session_secret.0, &all))
 }
 
+/// What a page must say beside an operator's session. Only who may read this gateway's answers knows it.
+pub(crate) fn csrf(policy: &Policy, session: &str) -> String {
+    hex(&keyed_hash(&policy.session_secret.0, &["csrf", policy.environment.name(), session])[..16])
+}
+
 /// What precedes a text whose hash is kept: without it nobody can tell a text by trying.
 pub(crate) fn passage_key(policy: &Policy) -> [u8; 32] {
     keyed_hash(&policy.session_secret.0, &["passage"])

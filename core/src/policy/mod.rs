@@ -10,6 +10,7 @@ pub mod catalog;
 pub mod channel;
 mod configured;
 pub mod notify;
+pub mod operator;
 mod pictures;
 pub mod question;
 pub mod redact;

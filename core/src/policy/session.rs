@@ -50,6 +50,16 @@ impl SigningKey {
         Self { id, secret }
     }
 
+    /// The key of what whoever shows an operator's key is given: of the secret of this gateway and of that key's
+    /// digest, so that a key that is not configured any more ends what it opened. See
+    /// [`operator`](super::operator).
+    pub(crate) fn of_operator(secret: &KeyDigest, key: &KeyDigest) -> Self {
+        let source = [secret.bytes(), key.bytes()].concat();
+        let secret = KeyDigest::derive(&source, "operator sessions").bytes();
+        let id = hex(&KeyDigest::of(&secret).bytes()[..4]);
+        Self { id, secret }
+    }
+
     fn hs256(&self) -> Hs256Key {
         Hs256Key::new(self.secret)
     }

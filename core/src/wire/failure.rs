@@ -148,6 +148,10 @@ codes! {
     BodyIncomplete = "body_incomplete", 400, Client, true;
     /// No valid key.
     Unauthorized = "unauthorized", 401, Client, false;
+    /// A page that is not this gateway's own asks, or one that does not say so.
+    CsrfInvalid = "csrf_invalid", 403, Client, false;
+    /// Nothing is known of that trace, or it is not the caller's.
+    TraceUnknown = "trace_unknown", 404, Client, false;
     /// No such route.
     NotFound = "not_found", 404, Client, false;
     /// Another method is wanted.

@@ -353,6 +353,13 @@ impl World {
         }
     }
 
+    /// The ledger is asked for lines: by what they are to be given.
+    pub(super) fn asks_ledger(&mut self) -> u32 {
+        let (id, ops) = self.asked.pop().expect("something is asked");
+        assert!(ops.is_empty(), "the store is asked: {ops:?}");
+        id
+    }
+
     fn reduce(&mut self, key: &str, op: &Op) -> Outcome {
         let reduced = state::reduce(op, self.store.get(key).map(Vec::as_slice), self.now);
         self.store.insert(key.to_owned(), reduced.new.into_vec());
