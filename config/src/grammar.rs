@@ -166,6 +166,11 @@ const GUARD: &[Key] = &[
     key("schema", POINTS, "The same for answers that are not as their schema says."),
     key("p95", PERCENT, "The p95 of the time, in percent of the present one; 150 without it."),
     key("tokens", PERCENT, "The mean of the tokens, likewise."),
+    key(
+        "down",
+        POINTS,
+        "Percent of the answers that people rated, which may be rated down more than now; 10 without it.",
+    ),
 ];
 
 const CHANNEL: Shape = Shape::Kinds(&[("dingtalk", DINGTALK)]);

@@ -73,6 +73,7 @@ fn guard(node: &Node, usual: Guard) -> Guard {
         schema: points("schema", usual.schema),
         p95: percent("p95", usual.p95),
         tokens: percent("tokens", usual.tokens),
+        down: points("down", usual.down),
     }
 }
 

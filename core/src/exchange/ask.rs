@@ -361,6 +361,7 @@ impl Exchange {
                 // The client chose.
             } else {
                 self.owes_to(rollout, counted);
+                self.story.version = Some(counted);
             }
         }
         let profile = choice.profile;

@@ -124,6 +124,7 @@ fn kind(facts: &Facts) -> Option<&'static str> {
         Route::Decide | Route::OperatorDecides => "approval",
         Route::CancelTurn => "cancel",
         Route::Completions => "completion",
+        Route::Rate => "feedback",
         Route::LogIn => "operator_login",
         Route::LogOut => "operator_logout",
         route if route.is_polled() => return None,
@@ -164,6 +165,18 @@ pub(super) fn record(
     for (name, passage) in [("input", &story.asked), ("answer", &story.answered)] {
         if let Some(passage) = passage {
             record[name] = passage.show(policy);
+        }
+    }
+    if let Some(given) = &story.feedback {
+        // Where whoever looks for the turn finds it.
+        record["traceId"] = given.trace.as_str().into();
+        record["about"] = given.request.as_str().into();
+        record["rating"] = json!(given.rating);
+        record["profile"] = given.profile.as_str().into();
+        record["version"] = json!(given.version);
+        record["replaced"] = given.replaced.into();
+        if let Some(comment) = &given.comment {
+            record["comment"] = comment.show(policy);
         }
     }
     if let Some(usage) = story.usage {
@@ -214,10 +227,14 @@ fn decisions(facts: &Facts, story: &Story) -> Value {
         all.push(auth_decision(facts, outcome("auth")));
     }
     if let (Some(profile), Some(reason)) = (&story.profile, story.reason) {
-        all.push(json!({
+        let mut chosen = json!({
             "what": "profile", "intent": story.intent, "profile": profile, "by": reason.name(),
             "ignored": story.ignored.map(|ignored| ignored.name()), "outcome": outcome("profile"),
-        }));
+        });
+        if let Some(version) = story.version {
+            chosen["version"] = json!(version);
+        }
+        all.push(chosen);
     } else if let Some(model) = &story.model {
         all.push(json!({"what": "model", "model": model, "outcome": outcome("profile")}));
     } else if refused_by == Some("profile") {

@@ -198,6 +198,7 @@ impl Exchange {
             Route::Send => return self.send_as_robot(policy, body, now),
             Route::Steer => return self.steer_rollout(policy, body, now),
             Route::LogIn => return self.log_in(policy, body, now),
+            Route::Rate => return self.rate_answer(policy, body, now),
             Route::Ask => return self.ask_mini(policy, body, now),
             Route::Robot => return self.hear(policy, body, now),
             Route::Decide | Route::OperatorDecides => return self.decide(policy, body, now),

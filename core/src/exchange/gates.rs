@@ -151,7 +151,7 @@ impl Exchange {
         }
         let by_key = !matches!(self.facts.caller, Caller::Session { .. });
         let rate = match self.facts.route {
-            Route::Chat | Route::Ask => policy.rates.address,
+            Route::Chat | Route::Ask | Route::Rate => policy.rates.address,
             Route::Turn | Route::TurnEvents | Route::CancelTurn | Route::Approval | Route::Decide => None,
             route if route.is_operators() => None,
             _ => return None,
@@ -715,7 +715,7 @@ impl Exchange {
             // Counted where it is found.
             Code::Unauthorized | Code::TokenInvalid | Code::TokenExpired => return,
             // Whoever looks too late for a turn is no abuser, and no id can be guessed.
-            Code::TurnUnknown | Code::ApprovalGone | Code::GrantInvalid => return,
+            Code::TurnUnknown | Code::TraceUnknown | Code::ApprovalGone | Code::GrantInvalid => return,
             Code::LoginCodeInvalid | Code::LoginCodeUsed => LOGIN_POINTS,
             _ if code.is_clients_mistake() => INVALID_POINTS,
             _ => return,
@@ -780,7 +780,7 @@ pub(super) fn blocked(for_ms: u64) -> Failure {
     Failure::new(Code::Blocked, message).after(seconds)
 }
 
-fn too_many(what: &str, retry_after_ms: u64) -> Failure {
+pub(super) fn too_many(what: &str, retry_after_ms: u64) -> Failure {
     let seconds = retry_after_ms.div_ceil(1000).max(1);
     Failure::new(Code::RateLimited, format!("too many {what}; try again in {seconds} s")).after(seconds)
 }

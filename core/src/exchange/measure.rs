@@ -73,6 +73,8 @@ impl Phase {
             | Self::Ledger(_)
             | Self::Trace(_)
             | Self::LoggingOut(_)
+            | Self::Rating(_)
+            | Self::Feedback(_)
             | Self::Rollouts(_)
             | Self::Metrics(_) => StageName::Gates,
             Self::Shared(_) | Self::Watching(_) => StageName::Shared,

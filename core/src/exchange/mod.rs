@@ -10,6 +10,7 @@ mod audit;
 mod chat;
 mod dues;
 mod faults;
+mod feedback;
 mod gates;
 mod inspection;
 mod ledger;
@@ -150,6 +151,10 @@ enum Phase {
     Ledger(u32),
     /// The turn that a request left.
     Trace(Box<trace::Found>),
+    /// Whether a person may rate an answer, and what was said before.
+    Rating(Box<feedback::Rated>),
+    /// What people said.
+    Feedback(u32),
     /// The store's word that an operator's session is over.
     LoggingOut(u32),
     /// What is shown at `/metrics`.
@@ -440,7 +445,8 @@ impl Exchange {
             | Route::Send
             | Route::Decide
             | Route::OperatorDecides
-            | Route::LogIn => {
+            | Route::LogIn
+            | Route::Rate => {
                 self.phase = Phase::Body;
                 self.timers.body = Some(now.unix_ms + policy.deadlines.body);
                 self.outputs.push_back(Output::ReadBody { limit: self.facts.route.body_limit(policy) });
@@ -449,6 +455,7 @@ impl Exchange {
             Route::Approval | Route::Approvals => self.show_approvals(policy, now),
             Route::Turn | Route::TurnEvents | Route::CancelTurn => self.look_for_turn(policy, now),
             Route::Ledger | Route::Trace => self.look_into_ledger(policy, now),
+            Route::Feedback => self.show_feedback(now),
             Route::WhoAmI => self.say_who(policy, now),
             Route::LogOut => self.log_out(policy, now),
             Route::Models => self.list_models(policy, now),
@@ -500,6 +507,8 @@ impl Exchange {
             Phase::Ledger(id) => self.in_ledger(policy, id, &input, now),
             Phase::Trace(found) => self.in_trace(policy, found, &input, now),
             Phase::LoggingOut(id) => self.in_log_out(policy, id, &input, now),
+            Phase::Rating(rated) => self.in_rating(policy, rated, &input, now),
+            Phase::Feedback(id) => self.in_feedback(policy, id, &input, now),
             Phase::Rollouts(asked) => self.in_rollouts(policy, asked, &input, now),
             Phase::Approvals(asked) => self.in_approvals(policy, asked, &input, now),
             Phase::Metrics(asked) => self.in_metrics(policy, asked, input, now),
@@ -590,6 +599,7 @@ impl Exchange {
                     Phase::Ledger(_) => self.ledger_not_read(policy, now),
                     Phase::Trace(found) => self.tell_trace(policy, &found, None, now),
                     Phase::LoggingOut(_) => self.log_out_failed(policy, now),
+                    Phase::Rating(_) | Phase::Feedback(_) => self.rating_failed(policy, now),
                     Phase::Notifying(notifying) => self.notice_unanswered(policy, *notifying, true, now),
                     Phase::Hearing(_) => self.not_heard(policy, now),
                     Phase::Saying(saying) => self.saying_unanswered(policy, *saying, now),
@@ -674,7 +684,8 @@ impl Exchange {
             Phase::KeepBody(id, _) | Phase::Claiming(id, _) | Phase::Restoring(id, _) => Some(*id),
             Phase::Watching(watching) => Some(watching.store_id),
             Phase::Calling(calling) => Some(calling.fetch_id),
-            Phase::Ledger(id) | Phase::LoggingOut(id) => Some(*id),
+            Phase::Ledger(id) | Phase::LoggingOut(id) | Phase::Feedback(id) => Some(*id),
+            Phase::Rating(rated) => Some(rated.id),
             Phase::Trace(found) => Some(found.store_id),
             Phase::Notifying(notifying) => Some(notifying.id),
             Phase::Hearing(id) => Some(*id),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use std::time::{Duration, SystemTime};
 
-use super::{Facts, audit::Passage, gates::Caller, tools::CallStory};
+use super::{Facts, audit::Passage, feedback::Given, gates::Caller, tools::CallStory};
 use crate::{
     measure::Sign,
     policy::{
@@ -13,7 +13,7 @@ use crate::{
         routing::{Ignored, Reason},
     },
     seam::{Level, Moment, Output},
-    state::rollout::{Change, Event, Order},
+    state::rollout::{Change, Event, Order, Version},
     wire::{
         answer::{Usage, Warning},
         failure::Code,
@@ -38,6 +38,8 @@ pub(super) struct Story {
     pub profile: Option<String>,
     pub reason: Option<Reason>,
     pub ignored: Option<Ignored>,
+    /// What the profile is to the intent's rollout.
+    pub version: Option<Version>,
     /// What a person wanted of the intent's rollout.
     pub order: Option<Order>,
     /// Requests to a model: more than one after a failure, a draft or a repair.
@@ -113,6 +115,8 @@ pub(super) struct Story {
     /// What the audit ledger says of both, and what was decided beside the usual.
     pub asked: Option<Passage>,
     pub answered: Option<Passage>,
+    /// What a person said of an answer.
+    pub feedback: Option<Box<Given>>,
 }
 
 /// What a request was to a turn.
@@ -335,6 +339,10 @@ impl Story {
         }
         if let Some(approves) = self.approves {
             put("approves", approves.into());
+        }
+        if let Some(given) = &self.feedback {
+            put("about", given.trace.as_str().into());
+            put("rating", json!(given.rating));
         }
         for (name, is) in [("takeover", self.takeover), ("lost", self.lost), ("cancelled", self.cancelled)] {
             if is {

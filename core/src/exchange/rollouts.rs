@@ -17,6 +17,7 @@ use crate::{
     seam::{Input, Moment, Output},
     state::{
         Op, Outcome,
+        rating::Votes,
         rollout::{Change, Consult, Event, Order, Report, Steer, Tally},
     },
     wire::{
@@ -186,7 +187,9 @@ fn no_rollout(policy: &Policy) -> Failure {
 
 /// A rollout as an operator sees it.
 fn show(policy: &Policy, intent: &str, rollout: &Rollout, outcome: &Outcome) -> Option<Value> {
-    let Outcome::Rollout { state, step, share, report: Some(report), .. } = outcome else { return None };
+    let Outcome::Rollout { state, step, share, report: Some(report), votes, .. } = outcome else {
+        return None;
+    };
     let Report { since_ms, found, running, candidate } = &**report;
     Some(json!({
         "intent": intent,
@@ -198,13 +201,13 @@ fn show(policy: &Policy, intent: &str, rollout: &Rollout, outcome: &Outcome) -> 
         // Where the environment forbids the new version nobody has it, whatever the state is.
         "allowed": policy.catalog.allows(policy.environment, &rollout.to),
         "finding": found.map(|(finding, at_ms)| json!({"what": finding, "at": record::timestamp(at_ms)})),
-        "running": tally(&rollout.from, running),
-        "candidate": tally(&rollout.to, candidate),
+        "running": tally(&rollout.from, running, votes.0),
+        "candidate": tally(&rollout.to, candidate, votes.1),
     }))
 }
 
 /// What was seen of a version; `null` where nothing was.
-fn tally(profile: &str, tally: &Tally) -> Value {
+fn tally(profile: &str, tally: &Tally, votes: Votes) -> Value {
     json!({
         "profile": profile,
         "turns": tally.turns,
@@ -215,5 +218,7 @@ fn tally(profile: &str, tally: &Tally) -> Value {
         "p50Ms": tally.latency.quantile(500),
         "p95Ms": tally.latency.quantile(950),
         "p99Ms": tally.latency.quantile(990),
+        "up": votes.up,
+        "down": votes.down,
     })
 }

@@ -89,6 +89,10 @@ pub(super) enum Route {
     Overview,
     /// What became of one request.
     Trace,
+    /// What a person says of an answer.
+    Rate,
+    /// What people said.
+    Feedback,
     Health,
     Ready,
     Version,
@@ -126,6 +130,8 @@ impl Route {
                 _ => Self::WhoAmI,
             },
             "/v1/admin/overview" => Self::Overview,
+            "/v1/mini/feedback" => Self::Rate,
+            "/v1/admin/feedback" => Self::Feedback,
             path if path.starts_with(trace::PATH) => Self::Trace,
             "/v1/chat/completions" => Self::Completions,
             "/v1/models" => Self::Models,
@@ -165,6 +171,8 @@ impl Route {
             Self::LogIn | Self::WhoAmI | Self::LogOut => "/v1/admin/session",
             Self::Overview => "/v1/admin/overview",
             Self::Trace => "/v1/admin/trace",
+            Self::Rate => "/v1/mini/feedback",
+            Self::Feedback => "/v1/admin/feedback",
             Self::Health => "/healthz",
             Self::Ready => "/readyz",
             Self::Version => "/version",
@@ -195,6 +203,7 @@ impl Route {
                 | Self::LogOut
                 | Self::Overview
                 | Self::Trace
+                | Self::Feedback
                 | Self::Metrics
         ) || self.is_openai()
     }
@@ -257,12 +266,13 @@ impl Route {
             | Self::Revoke
             | Self::Robot
             | Self::Send
+            | Self::Rate
             | Self::Completions => "POST",
             Self::Rollouts | Self::Steer | Self::Push | Self::Approval | Self::Decide => "GET, POST",
             Self::Approvals | Self::OperatorDecides => "GET, POST",
             Self::LogIn | Self::WhoAmI | Self::LogOut => "GET, POST, DELETE",
             Self::Turn | Self::CancelTurn => "GET, DELETE",
-            Self::Overview | Self::Trace => "GET",
+            Self::Overview | Self::Trace | Self::Feedback => "GET",
             Self::TurnEvents | Self::Ledger | Self::Metrics | Self::Models | Self::Model => "GET",
             Self::Picture | Self::Health | Self::Ready | Self::Version => "GET, HEAD",
             Self::Unknown => "",
@@ -488,7 +498,8 @@ fn caller(policy: &Policy, route: Route, presented: Option<&str>, now: Moment) -
         | Route::TurnEvents
         | Route::CancelTurn
         | Route::Approval
-        | Route::Decide => chat_caller(policy, presented, now),
+        | Route::Decide
+        | Route::Rate => chat_caller(policy, presented, now),
         Route::Renew => session_caller(policy, presented.unwrap_or_default(), true, now),
         Route::Token => only(&policy.login.server_keys, "SERVER_KEY"),
         // Where nobody needs a key to chat, nobody needs one to look.
@@ -512,7 +523,8 @@ fn caller(policy: &Policy, route: Route, presented: Option<&str>, now: Moment) -
         | Route::WhoAmI
         | Route::LogOut
         | Route::Overview
-        | Route::Trace => only(&policy.admin_keys, "ADMIN_KEY")
+        | Route::Trace
+        | Route::Feedback => only(&policy.admin_keys, "ADMIN_KEY")
             .map(|_| Caller::Key(auth::subject(policy, "admin", presented.unwrap_or_default()))),
         // The key is in the body.
         Route::LogIn

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use serde_json::{Value, json};
 
-use super::{Exchange, Phase, approvals, gates::STORE_PATIENCE, record, turns};
+use super::{Exchange, Phase, approvals, feedback, gates::STORE_PATIENCE, record, turns};
 use crate::{
     ledger,
     policy::Policy,
@@ -87,7 +87,7 @@ impl Exchange {
         let turn = records.iter().find(|record| record["kind"] == "turn");
         let turn = turn.and_then(|record| record["requestId"].as_str());
         let turn = turn.zip(view).map(|(id, view)| show(id, view));
-        let body = json!({"turn": turn, "feedback": [], "records": records});
+        let body = json!({"turn": turn, "feedback": feedback::of_trace(&records), "records": records});
         self.respond_json(policy, 200, body.to_string(), now);
     }
 }

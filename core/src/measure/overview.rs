@@ -52,10 +52,7 @@ fn profile(name: &str, version: Option<Version>, turns: &TurnTotals, now_ms: u64
     let ended = |ending| turns.endings.get(&ending).copied().unwrap_or_default();
     json!({
         "profile": name,
-        "version": version.map(|version| match version {
-            Version::Running => "running",
-            Version::Candidate => "candidate",
-        }),
+        "version": version,
         "requests": turns.endings.values().sum::<u64>(),
         "errors": ended(Ending::Failed),
         "timeouts": ended(Ending::TimedOut),

@@ -25,6 +25,8 @@ use serde::{Deserialize, Serialize};
 
 /// What is compared: failed, empty, not as the schema says, slow, dear.
 pub(super) const CHECKS: usize = 5;
+/// Those that a rollout has: of its turns, and one of what people said of them.
+const ALL_CHECKS: f64 = CHECKS as f64 + 1.0;
 /// The probability that a candidate which is as good as is asked for is ever found to be worse,
 /// by any of the checks, is below one in this many.
 const FALSE_ALARMS: f64 = 100.0;
@@ -125,7 +127,7 @@ impl Comparison {
         }
         let (running, candidate) = (std::mem::take(&mut self.running), std::mem::take(&mut self.candidate));
         let round = f64::from(self.round);
-        let enough = FALSE_ALARMS * CHECKS as f64 * round * (round + 1.0);
+        let enough = FALSE_ALARMS * ALL_CHECKS * round * (round + 1.0);
         for (check, allowed) in allowed.iter().enumerate() {
             let Some(allowed) = allowed else { continue };
             // At worst -1, so that no stake loses everything.

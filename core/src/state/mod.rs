@@ -12,6 +12,7 @@ pub mod caller;
 mod comparison;
 pub mod histogram;
 mod news;
+pub mod rating;
 pub mod register;
 pub mod rollout;
 mod stats;
@@ -26,7 +27,8 @@ use admission::{Admit, Refusal, Release};
 use budget::{Cap, Reserve, Settle};
 use cache::{Fill, Found, Lookup};
 use caller::{Enter, Standing, Strike};
-use rollout::{Change, Consult, Observe, Report, Steer};
+use rating::{Note, Opinions, Rate, Rating, Votes};
+use rollout::{Change, Consult, Judge, Observe, Report, Steer};
 use turn::{Awaited, TurnOp, TurnOutcome};
 use usage::{Calibration, Learn};
 
@@ -145,6 +147,14 @@ pub enum Op {
         /// The [day](budget::day).
         day: u32,
     },
+    /// A person says what the answer was worth.
+    Rate(Rate),
+    /// The same, for the list of all. To be told.
+    Note(Note),
+    /// Asks for that list.
+    Opinions,
+    /// The same, for the rollout that the turn was a part of. To be told.
+    Judge(Judge),
 }
 
 impl Op {
@@ -171,13 +181,15 @@ impl Op {
             }
             Self::Absorb { .. } | Self::Totals | Self::Count { .. } => true,
             Self::InspectUpstream | Self::InspectDay { .. } => true,
+            Self::Note(_) | Self::Opinions | Self::Judge(_) => true,
+            Self::Rate(_) => false,
         }
     }
 
     /// Whether it changes nothing: a host need not write what it reads.
     pub fn is_read(&self) -> bool {
         match self {
-            Self::Read | Self::List => true,
+            Self::Read | Self::List | Self::Opinions => true,
             Self::Totals | Self::InspectUpstream | Self::InspectDay { .. } => true,
             Self::Turn(TurnOp::Watch(watch)) => watch.awaited == Awaited::Nothing,
             _ => false,
@@ -264,6 +276,8 @@ pub enum Outcome {
         changes: Vec<Change>,
         /// The counts, where they were asked for.
         report: Option<Box<Report>>,
+        /// What people said of both: of the running version, and of the new one.
+        votes: (Votes, Votes),
     },
     /// Of [`Op::Reserve`]: go on.
     Reserved {
@@ -308,6 +322,13 @@ pub enum Outcome {
         /// Tokens, with those that are reserved.
         tokens: u64,
     },
+    /// Of [`Op::Rate`].
+    Rated {
+        /// What was said before.
+        before: Option<Rating>,
+    },
+    /// Of [`Op::Opinions`].
+    Opinions(Box<Opinions>),
 }
 
 impl Outcome {
@@ -411,6 +432,10 @@ pub fn reduce(op: &Op, old: Option<&[u8]>, unix_ms: u64) -> Reduced {
         Op::Count { add } => stats::count(*add, old),
         Op::InspectUpstream => admission::inspect(old, unix_ms),
         Op::InspectDay { day } => budget::inspect(*day, old, unix_ms),
+        Op::Rate(rate) => rating::rate(rate, old, unix_ms),
+        Op::Note(note) => rating::note(note, old, unix_ms),
+        Op::Opinions => rating::opinions(old, unix_ms),
+        Op::Judge(judge) => rollout::judge(judge, old, unix_ms),
         Op::Probe => Reduced::new(unix_ms.to_le_bytes().to_vec(), 60_000, Outcome::Written),
     }
 }

@@ -11,6 +11,8 @@
 //!   or `Steer`, and whoever gets it writes the audit entry and tells
 //!   [`Op::Heard`](super::Op::Heard) for it. Where that does not come (the client left, the host died),
 //!   the change is given to somebody else after [`HEARD_MS`]; its number says that it is the same.
+//! * What people say of their answers comes later than their turns and not of all of them. So it is a
+//!   comparison of its own, of the shares of words that are bad ([`Op::Judge`](super::Op::Judge)).
 //! * A person may hold, go on, promote and roll back at any time ([`Steer`]). Holding keeps the
 //!   share; it does not switch the guard off.
 //!
@@ -23,6 +25,7 @@ use super::{
     comparison::{Allowed, CHECKS, Comparison, Progress, WORST},
     encode,
     histogram::Histogram,
+    rating::{Rating, Votes},
 };
 
 /// A rollout that was rolled back must not begin again because nobody asked for a while.
@@ -63,11 +66,20 @@ pub struct Guard {
     pub p95: Option<u16>,
     /// The mean of the tokens, in percent of the running version's, at least 100.
     pub tokens: Option<u16>,
+    /// More answers that people found bad, in hundredths of a percent of those they said something of.
+    pub down: Option<u16>,
 }
 
 impl Default for Guard {
     fn default() -> Self {
-        Self { failed: Some(100), empty: Some(100), schema: Some(100), p95: Some(150), tokens: Some(150) }
+        Self {
+            failed: Some(100),
+            empty: Some(100),
+            schema: Some(100),
+            p95: Some(150),
+            tokens: Some(150),
+            down: Some(1_000),
+        }
     }
 }
 
@@ -82,6 +94,7 @@ pub struct Plan {
 
 /// One of the two that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Version {
     /// The one that everybody had.
     Running,
@@ -117,6 +130,19 @@ pub struct Observe {
     pub latency_ms: u32,
     /// Tokens in and out; 0 where the upstream did not say.
     pub tokens: u32,
+}
+
+/// What a person said of an answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Judge {
+    /// The plan.
+    pub plan: Plan,
+    /// Who answered.
+    pub version: Version,
+    /// The word.
+    pub rating: Rating,
+    /// What the same person said of the same answer before.
+    pub before: Option<Rating>,
 }
 
 /// Asks how large the share is. Also makes the steps whose time has come.
@@ -180,6 +206,8 @@ pub enum Finding {
     P95,
     /// Answers cost too many tokens.
     Tokens,
+    /// People find more answers bad.
+    Down,
 }
 
 /// The findings in the order of the comparison's checks.
@@ -280,6 +308,17 @@ struct Course {
     /// The last change's number.
     number: u32,
     unheard: Vec<Unheard>,
+    /// Stands behind the rest, so that a course of before it was there can still be read.
+    #[serde(skip)]
+    opinion: Opinion,
+}
+
+/// What people said of both versions.
+#[derive(Default, Serialize, Deserialize)]
+struct Opinion {
+    running: Votes,
+    candidate: Votes,
+    comparison: Comparison,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -293,6 +332,13 @@ struct Unheard {
 pub(super) fn observe(observe: &Observe, old: Option<&[u8]>, now: u64) -> Reduced {
     let mut course = Course::read(old, &observe.plan, now);
     course.observe(observe, now);
+    course.reduced(Outcome::Written)
+}
+
+/// Counts what a person said.
+pub(super) fn judge(judge: &Judge, old: Option<&[u8]>, now: u64) -> Reduced {
+    let mut course = Course::read(old, &judge.plan, now);
+    course.judge(judge, now);
     course.reduced(Outcome::Written)
 }
 
@@ -334,11 +380,14 @@ impl Course {
             most_tokens: 0,
             number: 0,
             unheard: Vec::new(),
+            opinion: Opinion::default(),
         }
     }
 
     fn decode(old: Option<&[u8]>) -> Option<Self> {
-        old.and_then(|bytes| postcard::from_bytes(bytes).ok())
+        let (mut course, rest) = postcard::take_from_bytes::<Self>(old?).ok()?;
+        course.opinion = postcard::from_bytes(rest).unwrap_or_default();
+        Some(course)
     }
 
     fn read(old: Option<&[u8]>, plan: &Plan, now: u64) -> Self {
@@ -354,7 +403,8 @@ impl Course {
     }
 
     fn reduced(&self, outcome: Outcome) -> Reduced {
-        Reduced::new(encode(self), KEPT_MS, outcome)
+        let bytes = [encode(self), encode(&self.opinion)].concat();
+        Reduced::new(bytes, KEPT_MS, outcome)
     }
 
     fn outcome(&mut self, plan: &Plan, report: bool, now: u64) -> Outcome {
@@ -369,6 +419,7 @@ impl Course {
             share: self.share(plan),
             changes,
             report: report.then(|| Box::new(self.report.clone())),
+            votes: (self.opinion.running, self.opinion.candidate),
         }
     }
 
@@ -406,13 +457,33 @@ impl Course {
         match self.comparison.observe(is_candidate, bad, &allowed) {
             Progress::Open => {}
             Progress::Fine => self.look(&observe.plan.guard),
-            Progress::Worse(check) => {
-                self.state = State::RolledBack;
-                self.report.found = Some((FINDINGS[check], now));
-                self.changed(Event::RolledBack(FINDINGS[check]), &observe.plan, now);
-            }
+            Progress::Worse(check) => self.find(FINDINGS[check], &observe.plan, now),
         }
         self.advance(&observe.plan, now);
+    }
+
+    fn judge(&mut self, judge: &Judge, now: u64) {
+        let Judge { plan, version, rating, before } = judge;
+        let is_candidate = *version == Version::Candidate;
+        let votes = if is_candidate { &mut self.opinion.candidate } else { &mut self.opinion.running };
+        votes.count(*rating, *before);
+        // A bet cannot be taken back: the first word of a person is the one that counts there.
+        if before.is_some() || matches!(self.state, State::Promoted | State::RolledBack) {
+            return;
+        }
+        let (mut bad, mut allowed) = ([0; CHECKS], [None; CHECKS]);
+        bad[0] = u32::from(*rating == Rating::Down) * WORST;
+        allowed[0] = more(plan.guard.down);
+        if let Progress::Worse(_) = self.opinion.comparison.observe(is_candidate, bad, &allowed) {
+            self.find(Finding::Down, plan, now);
+        }
+    }
+
+    /// The new version is worse in this.
+    fn find(&mut self, finding: Finding, plan: &Plan, now: u64) {
+        self.state = State::RolledBack;
+        self.report.found = Some((finding, now));
+        self.changed(Event::RolledBack(finding), plan, now);
     }
 
     /// How bad a turn was in each respect.
@@ -430,9 +501,6 @@ impl Course {
     }
 
     fn allowed(&self, guard: &Guard) -> [Option<Allowed>; CHECKS] {
-        let more = |margin: Option<u16>| {
-            margin.map(|margin| Allowed { factor: 1.0, margin: f64::from(margin) / 10_000.0 })
-        };
         // Slow is what takes longer than the longest p95 that is allowed: a candidate that keeps
         // it has at most 5 % of such turns.
         let slow = guard.p95.map(|_| Allowed { factor: 1.0, margin: SLOW_TURNS });
@@ -465,7 +533,8 @@ impl Course {
     fn advance(&mut self, plan: &Plan, now: u64) {
         let Some(step) = plan.steps.get(usize::from(self.step)) else { return };
         let over = self.since_ms.saturating_add(step.at_least_ms) <= now && self.turns >= step.at_least_turns;
-        if self.state != State::Running || !over || self.comparison.is_in_doubt() {
+        let in_doubt = self.comparison.is_in_doubt() || self.opinion.comparison.is_in_doubt();
+        if self.state != State::Running || !over || in_doubt {
             return;
         }
         (self.since_ms, self.turns) = (now, 0);
@@ -496,6 +565,11 @@ impl Course {
         self.state = next;
         self.changed(Event::Ordered(order), plan, now);
     }
+}
+
+/// So many more than with the running version.
+fn more(margin: Option<u16>) -> Option<Allowed> {
+    margin.map(|margin| Allowed { factor: 1.0, margin: f64::from(margin) / 10_000.0 })
 }
 
 #[cfg(test)]

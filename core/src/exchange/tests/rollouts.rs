@@ -198,7 +198,8 @@ fn both_versions_are_shown_side_by_side() {
     let nothing = |profile: &str| {
         json!({
             "profile": profile, "turns": 0, "failed": 0, "empty": 0, "schemaFailed": 0,
-            "averageTokens": null, "p50Ms": null, "p95Ms": null, "p99Ms": null
+            "averageTokens": null, "p50Ms": null, "p95Ms": null, "p99Ms": null,
+            "up": 0, "down": 0
         })
     };
     let rollout = json!({

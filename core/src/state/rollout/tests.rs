@@ -128,7 +128,7 @@ fn a_change_that_nobody_wrote_down_is_given_to_another() {
 
 #[test]
 fn what_is_not_guarded_is_not_looked_at() {
-    let guard = Guard { failed: None, empty: None, schema: None, p95: None, tokens: None };
+    let guard = Guard { failed: None, empty: None, schema: None, p95: None, tokens: None, down: None };
     let plan = Plan { guard, ..plan() };
     let mut cell = Cell::default();
     for n in 0..400 {
