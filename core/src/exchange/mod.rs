@@ -21,6 +21,7 @@ mod model;
 mod notices;
 mod operations;
 mod operators;
+mod page;
 mod pictures;
 mod pieces;
 mod record;
@@ -416,6 +417,7 @@ impl Exchange {
                     Route::Picture => return self.send_picture(policy, head, now),
                     Route::Push => return self.begin_push(policy, head, now),
                     Route::Robot => return self.begin_robot(policy, head, now),
+                    Route::Page => return self.send_page(policy, head, now),
                     _ => {}
                 }
                 let flaw = routes::flaw(policy, head, route);
@@ -464,7 +466,7 @@ impl Exchange {
             Route::Version => self.respond_json(policy, 200, operations::version(policy), now),
             Route::Ready => self.probe(policy, now),
             Route::Metrics | Route::Overview => self.show_metrics(now),
-            Route::Picture | Route::Push | Route::Robot | Route::Unknown => {}
+            Route::Picture | Route::Push | Route::Robot | Route::Page | Route::Unknown => {}
         }
     }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Facts, approvals, gates::Caller, ledger, measure, operators, trace, turns};
+use super::{Facts, approvals, gates::Caller, ledger, measure, operators, page, trace, turns};
 use crate::{
     policy::{
         Origins, Policy, auth, channel,
@@ -99,6 +99,8 @@ pub(super) enum Route {
     /// What was counted, for Prometheus.
     Metrics,
     Unknown,
+    /// A file of the operator's page.
+    Page,
 }
 
 impl Route {
@@ -143,6 +145,7 @@ impl Route {
             "/readyz" => Self::Ready,
             "/version" => Self::Version,
             "/metrics" => Self::Metrics,
+            path if page::is_one(path) => Self::Page,
             _ => Self::Unknown,
         }
     }
@@ -177,6 +180,7 @@ impl Route {
             Self::Ready => "/readyz",
             Self::Version => "/version",
             Self::Metrics => "/metrics",
+            Self::Page => page::PATH,
             Self::Unknown => "unknown",
         }
     }
@@ -244,7 +248,7 @@ impl Route {
     /// proves itself, and costs nothing where it does not.
     pub(super) fn is_guarded(self) -> bool {
         let open = self.is_operational() && self != Self::Metrics;
-        !open && !matches!(self, Self::Picture | Self::Push | Self::Robot | Self::Unknown)
+        !open && !matches!(self, Self::Picture | Self::Push | Self::Robot | Self::Page | Self::Unknown)
     }
 
     /// The most bytes of a body.
@@ -274,7 +278,7 @@ impl Route {
             Self::Turn | Self::CancelTurn => "GET, DELETE",
             Self::Overview | Self::Trace | Self::Feedback => "GET",
             Self::TurnEvents | Self::Ledger | Self::Metrics | Self::Models | Self::Model => "GET",
-            Self::Picture | Self::Health | Self::Ready | Self::Version => "GET, HEAD",
+            Self::Picture | Self::Page | Self::Health | Self::Ready | Self::Version => "GET, HEAD",
             Self::Unknown => "",
         }
     }
@@ -532,6 +536,7 @@ fn caller(policy: &Policy, route: Route, presented: Option<&str>, now: Moment) -
         | Route::Picture
         | Route::Push
         | Route::Robot
+        | Route::Page
         | Route::Health
         | Route::Ready
         | Route::Version

@@ -1,0 +1,180 @@
+// The operator's page: who is logged in, which section is open, and when is looked again.
+//
+// A look every two seconds while somebody can see the page, none otherwise: an open tab in the
+// background costs the gateway nothing.
+
+import { Refused, logIn, logOut, read, whoIsIn } from './api.js';
+import { configData, configPage } from './config.js';
+import { byId, el, forget, say, show } from './dom.js';
+import { attention, overviewPage, queuePage, seen } from './figures.js';
+import { turnData, turnPage } from './turn.js';
+import { language, moment, switchLanguage, t, translate } from './words.js';
+import { approvalsData, approvalsPage, feedbackData, feedbackPage, rolloutsData, rolloutsPage } from './work.js';
+
+const INTERVAL = 2000;
+
+let session = null;
+let overview = null;
+let overviewAt = 0;
+
+/**
+ * The sections in their order. `data` gives what is drawn, of the part of the address behind the
+ * section's name; `live` ones are looked at again and again.
+ */
+const SECTIONS = {
+  overview: { live: true, data: async () => ({ overview, overviewAt }), draw: () => overviewPage(overview) },
+  rollouts: { live: true, data: rolloutsData, draw: (data) => rolloutsPage(data, refresh) },
+  approvals: { live: true, data: approvalsData, draw: (data) => approvalsPage(data, refresh) },
+  turns: {
+    data: async (id) => ({ id, found: id ? await turnData(id) : null }),
+    draw: ({ id, found }) => turnPage(id, found, (wanted) => { location.hash = `turns/${encodeURIComponent(wanted)}`; }),
+    // An id that nobody knows still has its search above it.
+    failed: (id) => turnPage(id, { id }, (wanted) => { location.hash = `turns/${encodeURIComponent(wanted)}`; }),
+  },
+  feedback: { data: feedbackData, draw: feedbackPage },
+  queue: { live: true, data: async () => ({ overview, overviewAt }), draw: () => queuePage(overview) },
+  config: { data: configData, draw: (data) => configPage(data, refresh) },
+};
+
+/** The open section and what its address says beside. */
+function place() {
+  const [name, rest = ''] = location.hash.slice(1).split('/', 2);
+  return { name: Object.hasOwn(SECTIONS, name) ? name : 'overview', rest: decodeURIComponent(rest) };
+}
+
+function drawFrame() {
+  translate(document);
+  byId('language').textContent = language() === 'en' ? '中文' : 'English';
+  byId('login').hidden = session !== null;
+  byId('inside').hidden = session === null;
+  byId('leave').hidden = session === null;
+  byId('who').textContent = session ? [session.name, session.role].filter(Boolean).join(' · ') : '';
+  const open = place().name;
+  const tabs = Object.keys(SECTIONS).map((name) =>
+    el('a', { href: `#${name}`, id: `tab-${name}`, 'aria-current': name === open ? 'page' : null }, t(name)),
+  );
+  show(byId('tabs'), [open, language()], () => tabs);
+}
+
+function drawAttention(unreachable) {
+  const found = overview ? attention(overview) : [];
+  if (unreachable) found.unshift({ bad: true, text: t('unreachable', moment(overviewAt)), tab: 'overview' });
+  const item = ({ bad, text, tab }) => el('li', { class: bad ? 'bad' : 'warn' }, el('a', { href: `#${tab}` }, text));
+  show(byId('attention'), [found, language()], () =>
+    found.length ? found.map(item) : el('li', { class: 'good' }, t('allWell')),
+  );
+}
+
+/** Draws the open section anew; says what was wrong, and whether the gateway was there. */
+async function refresh() {
+  const { name, rest } = place();
+  const section = SECTIONS[name];
+  const main = byId('main');
+  const draw = (data, make) => {
+    // Somebody may have gone on to another section meanwhile.
+    const now = place();
+    if (now.name === name && now.rest === rest) show(main, [name, language(), data], () => make(data));
+  };
+  try {
+    draw(await section.data(rest), section.draw);
+  } catch (error) {
+    if (!(error instanceof Refused) || error.status === 401) throw error;
+    if (error.status === 404 && section.failed) return draw(rest, section.failed);
+    draw(error.status === 404 ? t('absent') : error.message, (text) => [el('h2', {}, t(name)), el('p', { class: 'bad' }, text)]);
+  }
+}
+
+/** One look at everything that is live. */
+async function look() {
+  if (!session || document.hidden) return;
+  try {
+    const newer = await read('/v1/admin/overview');
+    overview = newer;
+    overviewAt = Date.now();
+    seen(newer, overviewAt);
+    byId('build').textContent = [newer.host, newer.environment, newer.config?.version?.slice(0, 8)].filter(Boolean).join(' · ');
+    drawAttention(false);
+    if (SECTIONS[place().name].live) await refresh();
+  } catch (error) {
+    failed(error);
+  }
+}
+
+/** Nobody is logged in any more, or nobody answers. */
+function failed(error) {
+  if (error instanceof Refused && error.status === 401) {
+    if (session) byId('login-failed').textContent = t('timeOver');
+    session = null;
+    return drawFrame();
+  }
+  drawAttention(true);
+}
+
+async function lookAgain() {
+  await look();
+  setTimeout(lookAgain, INTERVAL);
+}
+
+async function openSection() {
+  drawFrame();
+  if (!session) return;
+  // Until there is something else.
+  show(byId('main'), [place(), 'loading'], () => el('p', {}, t('loading')));
+  try {
+    if (overview || !SECTIONS[place().name].live) await refresh();
+    else await look();
+  } catch (error) {
+    failed(error);
+  }
+}
+
+async function enter(event) {
+  event.preventDefault();
+  const field = byId('key');
+  byId('login-failed').textContent = '';
+  try {
+    session = await logIn(field.value);
+    await openSection();
+    await look();
+  } catch (error) {
+    const wrong = error instanceof Refused && error.status === 401;
+    byId('login-failed').textContent = wrong ? t('wrongKey') : error.message;
+  }
+  field.value = '';
+}
+
+async function leave() {
+  try {
+    await logOut();
+  } catch (error) {
+    return say(t('refused', error.message), true);
+  }
+  session = null;
+  overview = null;
+  byId('main').replaceChildren();
+  forget(byId('main'));
+  drawFrame();
+}
+
+byId('login').addEventListener('submit', enter);
+byId('leave').addEventListener('click', leave);
+byId('language').addEventListener('click', () => {
+  switchLanguage();
+  drawFrame();
+  drawAttention(false);
+  openSection();
+});
+addEventListener('hashchange', async () => {
+  await openSection();
+  byId('main').focus({ preventScroll: true });
+});
+document.addEventListener('visibilitychange', look);
+
+try {
+  session = await whoIsIn();
+} catch {
+  // Nobody is logged in: the form says what to do.
+}
+drawFrame();
+await openSection();
+lookAgain();
