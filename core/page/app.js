@@ -13,6 +13,13 @@ import { approvalsData, approvalsPage, feedbackData, feedbackPage, rolloutsData,
 
 const INTERVAL = 2000;
 
+/** To a turn; the same one again is looked for again. */
+function lookFor(id) {
+  const hash = `#turns/${encodeURIComponent(id)}`;
+  if (location.hash === hash) openSection();
+  else location.hash = hash;
+}
+
 let session = null;
 let overview = null;
 let overviewAt = 0;
@@ -27,9 +34,9 @@ const SECTIONS = {
   approvals: { live: true, data: approvalsData, draw: (data) => approvalsPage(data, refresh) },
   turns: {
     data: async (id) => ({ id, found: id ? await turnData(id) : null }),
-    draw: ({ id, found }) => turnPage(id, found, (wanted) => { location.hash = `turns/${encodeURIComponent(wanted)}`; }),
+    draw: ({ id, found }) => turnPage(id, found, lookFor),
     // An id that nobody knows still has its search above it.
-    failed: (id) => turnPage(id, { id }, (wanted) => { location.hash = `turns/${encodeURIComponent(wanted)}`; }),
+    failed: (id) => turnPage(id, { id }, lookFor),
   },
   feedback: { data: feedbackData, draw: feedbackPage },
   queue: { live: true, data: async () => ({ overview, overviewAt }), draw: () => queuePage(overview) },

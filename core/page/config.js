@@ -31,7 +31,7 @@ export function configPage({ version, versions = [], chosen, from, to }, again) 
       { 'data-version': one.version },
       el('th', { scope: 'row' }, el('a', { href: `#config/${encodeURIComponent(one.version)}` }, one.version.slice(0, 12))),
       el('td', {}, one.version === version ? el('span', { class: 'chip promoted' }, t('running_config')) : ''),
-      el('td', {}, moment(one.at)),
+      el('td', { class: 'when' }, moment(one.at)),
       el('td', {}, [one.by, one.note].filter(Boolean).map(visible).join(' · ')),
     );
   return [

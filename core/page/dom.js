@@ -38,9 +38,13 @@ export function show(place, data, draw) {
 /** What is there is to be drawn again, whatever the data. */
 export const forget = (place) => drawn.delete(place);
 
-/** Says something to everybody, readers of screens too. */
+let silence = 0;
+
+/** Says something to everybody, readers of screens too, for a while. */
 export function say(text, bad = false) {
   const said = byId('said');
+  clearTimeout(silence);
+  silence = setTimeout(() => said.replaceChildren(), 8000);
   said.textContent = text;
   said.className = bad ? 'said bad' : 'said';
 }

@@ -5,12 +5,12 @@ import { el } from './dom.js';
 import { lines, share } from './plot.js';
 import { count, moment, ms, percent, rate, t } from './words.js';
 
-/** How long is drawn, and how long is said in numbers, in seconds. */
+/** How long is drawn at most, and how long is said in numbers (and drawn at least), in seconds. */
 const DRAWN = 300;
 const SAID = 60;
 // From so many requests in the last minute on a share says something.
 const ENOUGH = 5;
-const COUNTERS = ['requests', 'errors', 'timeouts', 'refusals', 'fallbacks', 'cacheHits', 'tokens'];
+const COUNTERS = ['requests', 'errors', 'timeouts', 'refusals', 'rejected', 'fallbacks', 'schemaFailures', 'cacheHits', 'tokens'];
 
 /** Looks at the overview, the oldest first. */
 const looks = [];
@@ -21,8 +21,13 @@ export function seen(overview, at) {
   while (looks.length && at - looks[0].at > (DRAWN + 10) * 1000) looks.shift();
 }
 
-const nameOf = ({ profile, version }) => [profile || t('noProfile'), version].filter(Boolean).join(' · ');
-const keyOf = ({ profile, version }) => `${profile} ${version}`;
+/** How long there is something to draw. */
+const drawn = () => Math.min(DRAWN, Math.max(SAID, (looks.at(-1).at - looks[0].at) / 1000));
+
+// Which side of a rollout a profile is on.
+const SIDES = { running: 'old', candidate: 'new' };
+const nameOf = ({ profile, version }) => [profile, version && t(SIDES[version] ?? version)].filter(Boolean).join(' · ');
+const keyOf = ({ profile }) => profile;
 const find = (look, key) => look.overview.profiles?.find((one) => keyOf(one) === key);
 
 /** What a counter grew by between two looks; a host that began anew counts from zero. */
@@ -101,9 +106,9 @@ function profileCard(profile) {
       figure(t('firstToken'), ms(firstTokenMs.p95)),
     ),
     el('h4', {}, t('rates')),
-    lines(counters, (value) => rate(value), `${title}: ${t('rates')}: ${rate(sums.requests / (sums.seconds || 1))}`, DRAWN),
+    lines(counters, (value) => rate(value), `${title}: ${t('rates')}: ${rate(sums.requests / (sums.seconds || 1))}`, drawn()),
     el('h4', {}, t('latency')),
-    lines(clocks, ms, spoken, DRAWN),
+    lines(clocks, ms, spoken, drawn()),
     el('p', { class: 'muted totals' }, totals),
   );
 }

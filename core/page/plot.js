@@ -40,7 +40,7 @@ export function lines(series, format, label, seconds) {
     { viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': label, class: 'plot' },
     grid,
     svg('text', { x: 2, y: top + 9 }, format(most)),
-    svg('text', { x: 2, y: height - 3 }, `−${Math.round(seconds / 60)} min`),
+    svg('text', { x: 2, y: height - 3 }, `−${Math.floor(seconds / 60)}:${String(Math.round(seconds % 60)).padStart(2, '0')}`),
     svg('text', { x: width - 2, y: height - 3, 'text-anchor': 'end' }, '0'),
     series.map(({ kind, values }) => svg('path', { d: path(values), class: `line ${kind}` })),
   );

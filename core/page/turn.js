@@ -102,7 +102,7 @@ function record(one) {
 
 /** One decision: what it was about, how it came out, and the rest as it was written down. */
 function decision({ what, outcome, ...rest }) {
-  const bad = outcome && !['passed', 'kept', 'done', 'approved', 'waiting'].includes(outcome);
+  const bad = outcome && !/^(passed|kept|done|waiting|now\(.*\))$/.test(outcome);
   const more = Object.entries(rest)
     .filter(([, value]) => value !== null && value !== false && value !== '' && !(Array.isArray(value) && !value.length))
     .map(([name, value]) => `${name} ${visible(typeof value === 'string' ? value : JSON.stringify(value))}`);

@@ -5,6 +5,7 @@
 //! for a fixed time, and no port is fixed.
 #![allow(clippy::expect_used, clippy::panic, reason = "a fixture that fails says so at once")]
 
+pub mod browser;
 pub mod client;
 pub mod collector;
 pub mod dingtalk;

@@ -139,6 +139,17 @@ pub(crate) fn server(names: &[&str]) -> Result<PathBuf> {
     find(name).ok_or_else(|| format!("{name} was installed and is not in PATH").into())
 }
 
+/// Chromium and its driver, from Debian's packages of those names; and a font with Chinese signs for its pictures.
+pub(crate) fn browser() -> Result<(PathBuf, PathBuf)> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let find = |name: &str| {
+        let found = env::split_paths(&path).map(|dir| dir.join(name)).find(|file| file.is_file());
+        found.ok_or_else(|| format!("{name} was installed and is not in PATH"))
+    };
+    install(&["chromium", "chromium-driver", "fonts-wqy-microhei"].map(Package::any))?;
+    Ok((find("chromium")?, find("chromedriver")?))
+}
+
 fn unpack(package: &str, dir: &Path, place: &str, version: &str) -> Result<()> {
     Command::new("apt-get").args(["download", "-qq", package]).current_dir(dir).run_quietly()?;
     for entry in std::fs::read_dir(dir)? {

@@ -14,7 +14,7 @@ use crate::{debian, module, toolchain};
 pub(crate) type Variables = Vec<(&'static str, OsString)>;
 
 /// The native host, the module, the core alone, Node, workerd, wrangler, OpenClaw, OpenAI's SDKs, Redis,
-/// Prometheus.
+/// Prometheus, Chromium.
 pub(crate) fn all(layout: &Layout) -> Result<Variables> {
     let toolchain = toolchain::ensure(layout)?;
     let node = Node::ensure(layout)?;
@@ -23,6 +23,7 @@ pub(crate) fn all(layout: &Layout) -> Result<Variables> {
     let (openai, python) = (node.openai(layout)?, Python::ensure(layout)?);
     let redis = debian::server(&["valkey-server", "redis-server"])?;
     let prometheus = debian::prometheus(&layout.cache)?;
+    let (chromium, chromedriver) = debian::browser()?;
     module::build(layout, &toolchain)?;
     module::build_core(layout, &toolchain)?;
     host(layout)?;
@@ -39,6 +40,8 @@ pub(crate) fn all(layout: &Layout) -> Result<Variables> {
         ("MINIGATE_PYTHON_PACKAGES", python.packages.into()),
         ("MINIGATE_REDIS", redis.into()),
         ("MINIGATE_PROMETHEUS", prometheus.into()),
+        ("MINIGATE_CHROMIUM", chromium.into()),
+        ("MINIGATE_CHROMEDRIVER", chromedriver.into()),
     ])
 }
 

@@ -1,11 +1,10 @@
 //! `cargo xtask setup`: every part that the other commands use.
 
-use crate::bindgen;
 use crate::layout::Layout;
 use crate::node::Node;
 use crate::python::Python;
 use crate::step::{Result, say};
-use crate::toolchain;
+use crate::{bindgen, debian, toolchain};
 
 /// Installs what is missing, except for the benchmark's nginx, which
 /// `bench` gets for itself.
@@ -18,6 +17,7 @@ pub(crate) fn setup(layout: &Layout) -> Result<()> {
     node.openclaw(layout)?;
     node.openai(layout)?;
     Python::ensure(layout)?;
+    debian::browser()?;
     say!("everything is there");
     Ok(())
 }

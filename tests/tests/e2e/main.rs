@@ -8,6 +8,7 @@
 )]
 
 mod actions;
+mod admin_page;
 mod answers;
 mod attachments;
 mod audit;
@@ -250,6 +251,7 @@ fn main() -> ExitCode {
     let world = Arc::new(runtime.block_on(World::start()));
     let all = [
         actions::scenarios(),
+        admin_page::scenarios(),
         answers::scenarios(),
         attachments::scenarios(),
         audit::scenarios(),
