@@ -23,13 +23,15 @@ function lookFor(id) {
 let session = null;
 let overview = null;
 let overviewAt = 0;
+// What runs: an answer of `/version`.
+let host = null;
 
 /**
  * The sections in their order. `data` gives what is drawn, of the part of the address behind the
- * section's name; `live` ones are looked at again and again.
+ * section's name; `live` ones are looked at again and again, `counted` ones show the overview.
  */
 const SECTIONS = {
-  overview: { live: true, data: async () => ({ overview, overviewAt }), draw: () => overviewPage(overview) },
+  overview: { live: true, counted: true, data: async () => ({ overview, overviewAt }), draw: () => overviewPage(overview) },
   rollouts: { live: true, data: rolloutsData, draw: (data) => rolloutsPage(data, refresh) },
   approvals: { live: true, data: approvalsData, draw: (data) => approvalsPage(data, refresh) },
   turns: {
@@ -39,7 +41,7 @@ const SECTIONS = {
     failed: (id) => turnPage(id, { id }, lookFor),
   },
   feedback: { data: feedbackData, draw: feedbackPage },
-  queue: { live: true, data: async () => ({ overview, overviewAt }), draw: () => queuePage(overview) },
+  queue: { live: true, counted: true, data: async () => ({ overview, overviewAt }), draw: () => queuePage(overview) },
   config: { data: configData, draw: (data) => configPage(data, refresh) },
 };
 
@@ -55,7 +57,7 @@ function drawFrame() {
   byId('login').hidden = session !== null;
   byId('inside').hidden = session === null;
   byId('leave').hidden = session === null;
-  byId('who').textContent = session ? [session.name, session.role].filter(Boolean).join(' · ') : '';
+  byId('who').textContent = session ? [session.name?.slice(0, 8), session.role].filter(Boolean).join(' · ') : '';
   const open = place().name;
   const tabs = Object.keys(SECTIONS).map((name) =>
     el('a', { href: `#${name}`, id: `tab-${name}`, 'aria-current': name === open ? 'page' : null }, t(name)),
@@ -63,9 +65,10 @@ function drawFrame() {
   show(byId('tabs'), [open, language()], () => tabs);
 }
 
-function drawAttention(unreachable) {
+function drawAttention(trouble) {
   const found = overview ? attention(overview) : [];
-  if (unreachable) found.unshift({ bad: true, text: t('unreachable', moment(overviewAt)), tab: 'overview' });
+  const text = trouble instanceof Refused ? trouble.message : t('unreachable', moment(overviewAt || null));
+  if (trouble) found.unshift({ bad: true, text, tab: 'overview' });
   const item = ({ bad, text, tab }) => el('li', { class: bad ? 'bad' : 'warn' }, el('a', { href: `#${tab}` }, text));
   show(byId('attention'), [found, language()], () =>
     found.length ? found.map(item) : el('li', { class: 'good' }, t('allWell')),
@@ -91,30 +94,43 @@ async function refresh() {
   }
 }
 
-/** One look at everything that is live. */
+/** One look at everything that is live. Without an overview the other sections still have theirs. */
 async function look() {
   if (!session || document.hidden) return;
+  let trouble = null;
   try {
-    const newer = await read('/v1/admin/overview');
-    overview = newer;
+    overview = await read('/v1/admin/overview');
     overviewAt = Date.now();
-    seen(newer, overviewAt);
-    byId('build').textContent = [newer.host, newer.environment, newer.config?.version?.slice(0, 8)].filter(Boolean).join(' · ');
-    drawAttention(false);
-    if (SECTIONS[place().name].live) await refresh();
+    seen(overview, overviewAt);
+    host ??= await read('/version');
+    const shown = [host.host?.name, host.environment, host.version, overview.config?.version?.slice(0, 8)];
+    byId('build').textContent = shown.filter(Boolean).join(' · ');
   } catch (error) {
-    failed(error);
+    if (isOver(error)) return;
+    trouble = error;
   }
+  await update(trouble);
 }
 
-/** Nobody is logged in any more, or nobody answers. */
-function failed(error) {
-  if (error instanceof Refused && error.status === 401) {
-    if (session) byId('login-failed').textContent = t('timeOver');
-    session = null;
-    return drawFrame();
+/** Draws what is live, and on top what needs somebody. */
+async function update(trouble) {
+  const { live, counted } = SECTIONS[place().name];
+  try {
+    if (counted ? overview && !trouble : live) await refresh();
+  } catch (error) {
+    if (isOver(error)) return;
+    trouble ??= error;
   }
-  drawAttention(true);
+  drawAttention(trouble);
+}
+
+/** Whether nobody is logged in any more: then that is shown. */
+function isOver(error) {
+  if (!(error instanceof Refused) || error.status !== 401) return false;
+  if (session) byId('login-failed').textContent = t('timeOver');
+  session = null;
+  drawFrame();
+  return true;
 }
 
 async function lookAgain() {
@@ -127,11 +143,11 @@ async function openSection() {
   if (!session) return;
   // Until there is something else.
   show(byId('main'), [place(), 'loading'], () => el('p', {}, t('loading')));
+  if (SECTIONS[place().name].live) return look();
   try {
-    if (overview || !SECTIONS[place().name].live) await refresh();
-    else await look();
+    await refresh();
   } catch (error) {
-    failed(error);
+    if (!isOver(error)) drawAttention(error);
   }
 }
 
@@ -142,7 +158,6 @@ async function enter(event) {
   try {
     session = await logIn(field.value);
     await openSection();
-    await look();
   } catch (error) {
     const wrong = error instanceof Refused && error.status === 401;
     byId('login-failed').textContent = wrong ? t('wrongKey') : error.message;
@@ -168,7 +183,7 @@ byId('leave').addEventListener('click', leave);
 byId('language').addEventListener('click', () => {
   switchLanguage();
   drawFrame();
-  drawAttention(false);
+  drawAttention(null);
   openSection();
 });
 addEventListener('hashchange', async () => {

@@ -1,6 +1,6 @@
 // Versions of the configuration: what each would change against the one that runs, and the way back.
 
-import { ask, read, send } from './api.js';
+import { Refused, read, send } from './api.js';
 import { el } from './dom.js';
 import { table } from './figures.js';
 import { difference, visible } from './texts.js';
@@ -12,25 +12,36 @@ const PATH = '/v1/admin/config';
 const texts = new Map();
 
 async function textOf(version) {
-  if (!texts.has(version)) texts.set(version, await ask('GET', `${PATH}/${encodeURIComponent(version)}`));
+  if (!texts.has(version)) texts.set(version, (await read(`${PATH}/${encodeURIComponent(version)}`)).text);
   return texts.get(version);
+}
+
+/** The running one's; empty where nothing is remembered of it. */
+async function runningText(version) {
+  try {
+    return version ? await textOf(version) : '';
+  } catch (error) {
+    if (error instanceof Refused && error.status === 404) return '';
+    throw error;
+  }
 }
 
 /** The versions; with one chosen, both texts too. */
 export async function configData(chosen) {
   const { version, versions } = await read(PATH);
   if (!chosen) return { version, versions };
-  const [from, to] = [version ? await textOf(version) : '', await textOf(chosen)];
-  return { version, versions, chosen, from, to };
+  return { version, versions, chosen, from: await runningText(version), to: await textOf(chosen) };
 }
 
 export function configPage({ version, versions = [], chosen, from, to }, again) {
+  // After a rollback a version is there twice: the newest entry is the one that runs.
+  const runs = versions.find((one) => one.version === version);
   const row = (one) =>
     el(
       'tr',
       { 'data-version': one.version },
       el('th', { scope: 'row' }, el('a', { href: `#config/${encodeURIComponent(one.version)}` }, one.version.slice(0, 12))),
-      el('td', {}, one.version === version ? el('span', { class: 'chip promoted' }, t('running_config')) : ''),
+      el('td', {}, one === runs ? el('span', { class: 'chip promoted' }, t('running_config')) : ''),
       el('td', { class: 'when' }, moment(one.at)),
       el('td', {}, [one.by, one.note].filter(Boolean).map(visible).join(' · ')),
     );

@@ -67,6 +67,9 @@ function recent(key) {
   return { ...sums, seconds: (last.at - first.at) / 1000 };
 }
 
+/** Turns that came to nothing, by a fault or by the clock. */
+const failures = ({ errors, timeouts }) => errors + timeouts;
+
 const figure = (name, value, kind = '') =>
   el('div', { class: `figure ${kind}` }, el('dt', {}, name), el('dd', {}, value));
 
@@ -79,6 +82,7 @@ function profileCard(profile) {
   const counters = [
     { name: t('requests'), kind: 'a', values: rates(key, 'requests') },
     { name: t('errors'), kind: 'bad', values: rates(key, 'errors') },
+    { name: t('timeouts'), kind: 'c', values: rates(key, 'timeouts') },
     { name: t('fallbacks'), kind: 'warn', values: rates(key, 'fallbacks') },
   ];
   const clocks = [
@@ -97,7 +101,7 @@ function profileCard(profile) {
       'dl',
       { class: 'figures' },
       figure(t('requests'), sums.seconds ? rate(sums.requests / sums.seconds) : '–'),
-      figure(t('errors'), of(sums.errors), sums.errors ? 'bad' : ''),
+      figure(t('errors'), of(failures(sums)), failures(sums) ? 'bad' : ''),
       figure(t('refusals'), of(sums.refusals)),
       figure(t('fallbacks'), of(sums.fallbacks), sums.fallbacks ? 'warn' : ''),
       figure('p50', ms(latencyMs.p50)),
@@ -117,7 +121,7 @@ function profileCard(profile) {
 export function overviewPage(overview) {
   const weight = (profile) => {
     const sums = recent(keyOf(profile));
-    return (sums.errors + sums.fallbacks) * 1000 + sums.requests;
+    return (failures(sums) + sums.fallbacks) * 1000 + sums.requests;
   };
   const profiles = [...(overview.profiles ?? [])].sort((a, b) => weight(b) - weight(a));
   return [
@@ -165,7 +169,7 @@ export function queuePage(overview) {
     el('h2', {}, t('tools')),
     table([t('tools'), t('calls'), t('failures'), ''], (overview.tools ?? []).map(tool)),
     el('h2', {}, t('abuse')),
-    el('dl', { class: 'figures' }, signs.map(([name, value]) => figure(name, count(value)))),
+    el('dl', { class: 'figures' }, signs.map(([name, value]) => figure(t(name), count(value)))),
   ];
 }
 
@@ -194,7 +198,7 @@ export function attention(overview) {
   for (const profile of overview.profiles ?? []) {
     const sums = recent(keyOf(profile));
     if (sums.requests < ENOUGH) continue;
-    const failing = sums.errors / sums.requests;
+    const failing = failures(sums) / sums.requests;
     const falling = sums.fallbacks / sums.requests;
     if (failing >= 0.02) note(failing >= 0.1, 'overview', t('failing', nameOf(profile), percent(failing)));
     if (falling >= 0.1) note(false, 'overview', t('falling', nameOf(profile), percent(falling)));
