@@ -192,7 +192,11 @@ const DINGTALK: &[Key] = &[
     key("card_key", Shape::Name, "Of a card: the template's variable for the answer; content."),
     key("ack", Shape::Text, "What is said while the answer is made; nothing without it."),
     key("ack_after_ms", Shape::Integer(0, 60_000), "After how long that is said; at once without it."),
-    key("timeout_ms", Shape::Integer(1_000, HOUR_MS), "After how long it is said that there is no answer; 55000."),
+    key(
+        "timeout_ms",
+        Shape::Integer(1_000, HOUR_MS),
+        "After how long it is said that there is no answer; 55000.",
+    ),
     key("failed", Shape::Text, "What is said when there is no answer."),
     key(
         "targets",

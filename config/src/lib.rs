@@ -64,6 +64,11 @@ pub fn check(sources: &[Source], environment: Option<Environment>) -> Checked {
     Checked { catalog: (!failed).then_some(catalog), diagnostics }
 }
 
+/// The version of such files: the first 12 hex digits of the SHA-256 of their texts, in their order.
+pub fn version(sources: &[Source]) -> String {
+    compile::version(sources)
+}
+
 /// A YAML file as JSON, as it is read here: for tools that check it by [`json_schema`]. `None`
 /// when it is no YAML.
 pub fn to_json(text: &str) -> Option<serde_json::Value> {

@@ -68,7 +68,10 @@ fn mistakes_are_found() {
         ("profile: p, mode: socket", "error: `mode` is `socket`; it must be one of http, stream"),
         ("profile: p, reply: card", "error: a card without a `card_template`"),
         ("profile: p, card_key: x", "error: `card_key` without a card"),
-        ("profile: p, timeout_ms: 10", "error: `timeout_ms` is `10`; it must be a whole number from 1000 to 3600000"),
+        (
+            "profile: p, timeout_ms: 10",
+            "error: `timeout_ms` is `10`; it must be a whole number from 1000 to 3600000",
+        ),
         ("profile: p, ack: '${S}'", "error: `${S}` names a secret, and none belongs here"),
     ] {
         let line = first(channel);

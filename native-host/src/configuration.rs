@@ -3,23 +3,47 @@
 use std::{fs, io::Write as _, path::PathBuf, process::ExitCode};
 
 use minigate_config::{Checked, Question, Severity, Source};
-use minigate_core::policy::{Environment, catalog::Catalog};
+use minigate_core::{
+    policy::{Environment, catalog::Catalog},
+    seam::ConfigFile,
+};
 
 use crate::{journal, settings};
 
-/// The configuration to serve with: the named files, else those of `MINIGATE_CONFIG`, else none.
-/// Each mistake is a line of the log.
-///
-/// # Errors
-/// When a file cannot be read, or the files have mistakes.
-pub(crate) fn load(named: Vec<PathBuf>, environment: Environment) -> Result<Catalog, String> {
+/// The files of the configuration: those that are named, else those of `MINIGATE_CONFIG`, else none.
+pub(crate) fn paths(named: Vec<PathBuf>) -> Vec<PathBuf> {
     let listed = settings::text("MINIGATE_CONFIG").unwrap_or_default();
     let listed = listed.split(',').map(str::trim).filter(|path| !path.is_empty()).map(PathBuf::from);
-    let files: Vec<PathBuf> = if named.is_empty() { listed.collect() } else { named };
+    if named.is_empty() { listed.collect() } else { named }
+}
+
+/// Their texts.
+///
+/// # Errors
+/// When a file cannot be read.
+pub(crate) fn files(paths: &[PathBuf]) -> Result<Vec<ConfigFile>, String> {
+    let file = |Source { name, text }| ConfigFile { name, text };
+    Ok(read(paths)?.into_iter().map(file).collect())
+}
+
+/// The version of such texts.
+pub(crate) fn version(files: &[ConfigFile]) -> String {
+    minigate_config::version(&sources(files))
+}
+
+fn sources(files: &[ConfigFile]) -> Vec<Source> {
+    files.iter().map(|file| Source { name: file.name.clone(), text: file.text.clone() }).collect()
+}
+
+/// The configuration to serve with; none of no file. Each mistake is a line of the log.
+///
+/// # Errors
+/// When the files have mistakes.
+pub(crate) fn load(files: &[ConfigFile], environment: Environment) -> Result<Catalog, String> {
     if files.is_empty() {
         return Ok(Catalog::default());
     }
-    let Checked { catalog, diagnostics } = minigate_config::check(&read(&files)?, Some(environment));
+    let Checked { catalog, diagnostics } = minigate_config::check(&sources(files), Some(environment));
     for found in &diagnostics {
         let (level, event) = match found.severity {
             Severity::Error => ("error", "configuration_mistake"),

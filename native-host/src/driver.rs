@@ -10,7 +10,7 @@ use std::{
     collections::VecDeque,
     future::{Future as _, poll_fn},
     pin::Pin,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -25,14 +25,14 @@ use minigate_core::{
     measure::{Process, Totals},
     policy::Policy,
     seam::{
-        BodyFailure, Delivery, Fetch, FetchFailure, Input, Lines, Moment, Output, Reply, RequestHead, Step,
-        WholeLines, keep, pieces, restore,
+        BodyFailure, Delivery, Fetch, FetchFailure, Input, Lines, Moment, Output, Problem, Reply,
+        RequestHead, Step, WholeLines, keep, pieces, restore,
     },
     state::{Op, Outcome},
 };
 use serde_bytes::ByteBuf;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinSet,
     time::{Instant, Sleep, sleep_until},
 };
@@ -40,7 +40,8 @@ use tokio::{
 use crate::{
     audit::Ledger,
     clock::Clock,
-    journal,
+    follow, journal,
+    live::{Configured, Live},
     module::Core,
     replay::{Recorder, Tape},
     stats::Stats,
@@ -48,22 +49,105 @@ use crate::{
     upstream::{self, RopeBody, Upstream},
 };
 
-/// What a thread's exchanges share.
+/// What a thread's exchanges share that are of one configuration.
 #[derive(Debug)]
 pub(crate) struct Worker {
     pub(crate) core: RefCell<Core>,
     pub(crate) upstream: Upstream,
-    pub(crate) store: Store,
     pub(crate) ledger: Option<Ledger>,
     /// What exchanges were, to be run again.
     pub(crate) recorder: Option<Recorder>,
+    pub(crate) policy: Arc<Policy>,
+    configured: Arc<Configured>,
+    thread: Rc<Thread>,
+}
+
+impl std::ops::Deref for Worker {
+    type Target = Thread;
+
+    fn deref(&self) -> &Thread {
+        &self.thread
+    }
+}
+
+/// What all exchanges of a thread share, whatever their configurations are.
+#[derive(Debug)]
+pub(crate) struct Thread {
+    pub(crate) live: Arc<Live>,
+    /// The connections; the addresses are a configuration's.
+    pub(crate) connections: Upstream,
+    pub(crate) store: Store,
     /// Operations that nobody waits for.
     pub(crate) told: mpsc::UnboundedSender<Told>,
     /// What was counted.
     pub(crate) stats: Stats,
     /// Exchanges that go on without a client.
     pub(crate) going_on: RefCell<JoinSet<()>>,
-    pub(crate) policy: Arc<Policy>,
+    /// One for each configuration that is in use here: the newest one's, and those of exchanges that run.
+    pub(crate) workers: RefCell<Vec<Weak<Worker>>>,
+}
+
+/// Gives each exchange that begins the newest configuration.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    thread: Rc<Thread>,
+    current: RefCell<Rc<Worker>>,
+}
+
+impl Serving {
+    /// # Errors
+    /// When there can be no instance.
+    pub(crate) fn new(thread: Rc<Thread>) -> Result<Self, String> {
+        let current = worker(&thread, thread.live.current());
+        current.core.borrow_mut().warm_up()?;
+        Ok(Self { thread, current: RefCell::new(current) })
+    }
+
+    /// Says when another configuration is taken.
+    pub(crate) fn changes(&self) -> watch::Receiver<Arc<Configured>> {
+        self.thread.live.changes()
+    }
+
+    /// The thread's store.
+    pub(crate) fn store(&self) -> &Store {
+        &self.thread.store
+    }
+
+    /// Exchanges that go on without a client.
+    pub(crate) fn going_on(&self) -> &RefCell<JoinSet<()>> {
+        &self.thread.going_on
+    }
+
+    /// What the next exchange is to be run with.
+    pub(crate) fn worker(&self) -> Rc<Worker> {
+        let configured = self.thread.live.current();
+        let mut current = self.current.borrow_mut();
+        if !Arc::ptr_eq(&current.configured, &configured) {
+            *current = worker(&self.thread, configured);
+        }
+        Rc::clone(&current)
+    }
+}
+
+/// The thread's worker for a configuration. Its instance is made at its first step.
+fn worker(thread: &Rc<Thread>, configured: Arc<Configured>) -> Rc<Worker> {
+    let mut workers = thread.workers.borrow_mut();
+    workers.retain(|worker| worker.strong_count() > 0);
+    let mut known = workers.iter().filter_map(Weak::upgrade);
+    if let Some(worker) = known.find(|worker| Arc::ptr_eq(&worker.configured, &configured)) {
+        return worker;
+    }
+    let worker = Rc::new(Worker {
+        core: RefCell::new(Core::new(thread.live.code.clone(), &configured.policy)),
+        upstream: thread.connections.with(configured.addresses.clone()),
+        ledger: configured.ledger.clone(),
+        recorder: configured.recorder.clone(),
+        policy: Arc::clone(&configured.policy),
+        configured,
+        thread: Rc::clone(thread),
+    });
+    workers.push(Rc::downgrade(&worker));
+    worker
 }
 
 /// Something for the task that applies what nobody waits for.
@@ -77,17 +161,17 @@ pub(crate) enum Told {
 }
 
 /// Applies what nobody waits for: leases that are given back, strikes.
-pub(crate) async fn apply_told(worker: Rc<Worker>, mut told: mpsc::UnboundedReceiver<Told>) {
+pub(crate) async fn apply_told(serving: Rc<Serving>, mut told: mpsc::UnboundedReceiver<Told>) {
     // A store that is slow with one must not hold up the leases of all.
     let mut running = JoinSet::new();
     loop {
         tokio::select! {
             next = told.recv() => match next {
                 Some(Told::Apply(ops)) => {
-                    let worker = Rc::clone(&worker);
+                    let worker = serving.worker();
                     running.spawn_local(async move { drop(worker.store.apply(&worker.core, ops).await) });
                 }
-                Some(Told::Totals(answer)) => drop(answer.send(worker.stats.own())),
+                Some(Told::Totals(answer)) => drop(answer.send(serving.thread.stats.own())),
                 Some(Told::Done(done)) => {
                     while running.join_next().await.is_some() {}
                     let _ = done.send(());
@@ -118,6 +202,12 @@ enum Event {
     Restored(u32, Vec<Bytes>),
     Woken(u32),
     Stats(u32, Box<Totals>, Process),
+    /// A configuration was checked.
+    Checked(u32, Option<String>, Vec<Problem>),
+    /// A configuration was taken, or not.
+    Taken(u32, bool),
+    /// The configuration that the exchange goes on with, where it was found.
+    Under(Option<Arc<Configured>>),
     Whole {
         id: u32,
         status: u16,
@@ -175,6 +265,8 @@ pub(crate) struct Driver {
 
 /// The id under which the body is waited for; the core's own begin at 1.
 const BODY: u32 = 0;
+/// The id under which another configuration is waited for.
+const UNDER: u32 = u32::MAX;
 
 impl Driver {
     /// Begins an exchange with a request's head.
@@ -303,6 +395,16 @@ impl Driver {
             Event::Stats(id, totals, process) => {
                 let totals = ByteBuf::from(totals.encode());
                 self.step(Input::Stats { id, totals, process }, &[]);
+            }
+            Event::Checked(id, version, problems) => {
+                self.step(Input::Checked { id, version, problems }, &[]);
+            }
+            Event::Taken(id, done) => self.step(Input::Taken { id, done }, &[]),
+            Event::Under(found) => {
+                if let Some(configured) = found {
+                    self.worker = worker(&self.worker.thread, configured);
+                }
+                self.step(Input::Under, &[]);
             }
             Event::Whole { id, status, headers, parts } => {
                 self.step(Input::FetchWhole { id, status, headers, body: &[] }, &parts);
@@ -472,6 +574,28 @@ impl Driver {
                 };
                 self.waiting.push((id, Box::pin(read)));
             }
+            Output::Check { id, files } => {
+                let live = Arc::clone(&self.worker.live);
+                let checking = tokio::task::spawn_blocking(move || live.check(&files));
+                let check = async move {
+                    let (found, problems) = checking.await.unwrap_or_default();
+                    Event::Checked(id, found.map(|configured| configured.version().to_owned()), problems)
+                };
+                self.waiting.push((id, Box::pin(check)));
+            }
+            Output::Take { id, number, files } => {
+                let live = Arc::clone(&self.worker.live);
+                // It goes on when nobody waits for it any more.
+                let taking = tokio::task::spawn_blocking(move || live.take(number, &files));
+                let take = async move { Event::Taken(id, taking.await.unwrap_or_default()) };
+                self.waiting.push((id, Box::pin(take)));
+            }
+            Output::Under { version } => {
+                // What came before cannot be run again under one configuration.
+                self.tape = None;
+                let find = find(Rc::clone(&self.worker), version);
+                self.waiting.push((UNDER, Box::pin(async move { Event::Under(find.await) })));
+            }
             // The tape has heard it.
             Output::Replayable { .. } => {}
             Output::Measure(mut sample) => {
@@ -544,6 +668,18 @@ impl Drop for Driver {
         }
         self.end_tape();
     }
+}
+
+/// A configuration that was in use, here or on another host.
+async fn find(worker: Rc<Worker>, version: String) -> Option<Arc<Configured>> {
+    let live = &worker.live;
+    if let Some(kept) = live.kept(&version) {
+        return Some(kept);
+    }
+    let files = follow::find(&worker.store, &worker.core, &version).await?;
+    let live = Arc::clone(live);
+    let (found, _) = tokio::task::spawn_blocking(move || live.check(&files)).await.ok()?;
+    found.map(Arc::new)
 }
 
 async fn read_body(mut body: Body, limit: u64) -> Event {

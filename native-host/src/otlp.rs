@@ -27,7 +27,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
-use crate::{clock, driver::Worker, journal, settings};
+use crate::{clock, driver::Serving, journal, settings};
 
 /// Requests whose traces may wait to be sent.
 const MOST_WAITING: usize = 4_096;
@@ -114,7 +114,7 @@ fn header(item: &str) -> Option<(HeaderName, HeaderValue)> {
 /// Sends until the host stops; then once more.
 pub(crate) async fn run(
     exporter: Exporter,
-    worker: Rc<Worker>,
+    serving: Rc<Serving>,
     mut samples: Samples,
     mut stopped: watch::Receiver<bool>,
 ) {
@@ -142,7 +142,7 @@ pub(crate) async fn run(
             way.send("/v1/traces", &spans(&exporter, &batch)).await;
         }
         if stops || measures {
-            let now_ms = clock::unix_ms();
+            let (now_ms, worker) = (clock::unix_ms(), serving.worker());
             let questions = exchange::questions(&worker.policy, now_ms);
             let outcomes = worker.store.apply(&worker.core, questions).await.unwrap_or_default();
             let totals = if stops { worker.stats.own() } else { worker.stats.all().await };

@@ -13,7 +13,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::stream::{LocalBoxStream, StreamExt as _, unfold};
+use futures_util::{
+    future::join_all,
+    stream::{LocalBoxStream, StreamExt as _, unfold},
+};
 use http_body_util::{Either, Full, StreamBody};
 use hyper::{
     Request, Response,
@@ -26,28 +29,27 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
 };
 use minigate_core::{
-    policy::{self, Environment, HostFacts, Policy, SettingError, channel},
+    policy::{Environment, HostFacts, Policy, SettingError, channel},
     seam::{REQUEST_HEADERS, RequestHead, started},
 };
 use tokio::{
-    signal::unix::SignalKind,
+    signal::unix::{SignalKind, signal},
     sync::{Semaphore, mpsc, oneshot, watch},
     task::{JoinSet, LocalSet},
 };
 
 use crate::{
-    audit::Ledger,
     clock, configuration, demo,
-    driver::{Driver, Emission, Told, Worker, apply_told},
+    driver::{Driver, Emission, Serving, Thread, Told, Worker, apply_told},
+    follow::Follower,
     journal,
-    module::{Code, Core},
-    otlp,
-    replay::{self, Recorder},
-    settings,
+    live::{self, Live},
+    module::Code,
+    otlp, replay, settings,
     stats::Stats,
     store::{Clock, Store},
     stream_mode,
-    upstream::{Addresses, Upstream},
+    upstream::Upstream,
 };
 
 /// How long a connection may take to send its request's head.
@@ -62,12 +64,8 @@ const LAST_OPERATIONS: Duration = Duration::from_secs(2);
 
 /// Everything a thread needs to serve.
 struct Shared {
-    code: Code,
-    policy: Arc<Policy>,
-    addresses: Addresses,
+    live: Arc<Live>,
     store: Store,
-    ledger: Option<Ledger>,
-    recorder: Option<Recorder>,
     /// The way to each thread.
     threads: Arc<[mpsc::UnboundedSender<Told>]>,
     exporter: Option<otlp::Exporter>,
@@ -88,21 +86,18 @@ pub fn serve(module: Option<PathBuf>, config: Vec<PathBuf>, demo: bool) -> Resul
     };
     let mut policy =
         Policy::from_settings(&gathered.settings, &gathered.secrets, facts, demo).map_err(problems)?;
-    let catalog = configuration::load(config, policy.environment)?;
+    let paths = configuration::paths(config);
+    let files = configuration::files(&paths)?;
+    let catalog = configuration::load(&files, policy.environment)?;
     settings::gather_secrets(&catalog.secrets(), &mut gathered.secrets)?;
-    policy.configure(catalog, &gathered.settings, &gathered.secrets).map_err(problems)?;
-    let wechat = policy::wechat_url(&gathered.settings);
-    let addresses = if demo {
+    policy.clone().configure(catalog.clone(), &gathered.settings, &gathered.secrets).map_err(problems)?;
+    let demo_url = demo.then(demo::start).transpose()?;
+    if demo {
         // The demo asks for no token, and the core sends one all the same.
         gathered.secrets.0.entry("OPENCLAW_GATEWAY_TOKEN".into()).or_insert_with(|| "demo".into());
-        Addresses::new(&demo::start()?, wechat, &policy.catalog, &gathered.secrets)?
-    } else {
-        let url = gathered.settings.get("OPENCLAW_GATEWAY_URL").map(String::as_str).unwrap_or_default();
-        Addresses::new(url, wechat, &policy.catalog, &gathered.secrets)?
-    };
-    let addresses = addresses.and(policy::dingtalk_urls(&gathered.settings))?;
+    }
+    live::addresses(&gathered, demo_url.as_deref(), &catalog)?;
     let store_url = gathered.secrets.get("STORE_URL").map(str::to_owned);
-    drop(gathered);
     let ip = settings::text("BIND_ADDRESS").map_or(Ok(IpAddr::V4(Ipv4Addr::LOCALHOST)), |text| {
         text.parse().map_err(|_| format!("BIND_ADDRESS: `{text}` is not an IP address"))
     })?;
@@ -128,53 +123,56 @@ pub fn serve(module: Option<PathBuf>, config: Vec<PathBuf>, demo: bool) -> Resul
         .unwrap_or_else(beside_program);
     let code = Code::load(&module, &settings::code_directory())?;
     policy.host = code.facts();
+    let data = settings::data_directory();
     // A module that cannot be used is found here, and not by each thread.
-    Core::new(code.clone(), &policy).warm_up()?;
-    let store = Store::open(store_url.as_deref(), &settings::data_directory(), Clock::default())?;
-    let copy = settings::text("AUDIT_FILE").map(PathBuf::from);
-    let ledger =
-        policy.audits().then(|| Ledger::open(&settings::data_directory(), copy, &policy)).transpose()?;
-    let recorder = policy
-        .keeps_for_replay()
-        .then(|| Recorder::open(&settings::data_directory(), &module, &policy))
-        .transpose()?;
-    if recorder.is_none() {
-        replay::forget(&settings::data_directory());
+    let live = Arc::new(Live::new(code, module, gathered, demo_url, policy, catalog)?);
+    let store = Store::open(store_url.as_deref(), &data, Clock::default())?;
+    let runtime = runtime()?;
+    let mut follower = Follower::new(Arc::clone(&live), store.separate(), paths);
+    let hangup = runtime.block_on(async {
+        follower.begin(&files).await;
+        signal(SignalKind::hangup())
+    });
+    let hangup = hangup.map_err(|error| format!("SIGHUP: {error}"))?;
+    if live.current().recorder.is_none() {
+        replay::forget(&data);
     }
     let (stop, stopped) = watch::channel(false);
     let channels: Vec<_> = listeners.iter().map(|_| mpsc::unbounded_channel()).collect();
     let (exporter, mut samples) = otlp::Exporter::from_settings()?.unzip();
-    let policy = Arc::new(policy);
     let threads = channels.iter().map(|(tell, _)| tell.clone()).collect();
-    let shared =
-        Arc::new(Shared { code, policy, addresses, store, ledger, recorder, threads, exporter, started_ms });
-    let mut holds_sockets = true;
+    let shared = Arc::new(Shared { live, store, threads, exporter, started_ms });
+    let mut is_first = true;
     let workers: Vec<_> = listeners
         .into_iter()
         .zip(channels)
         .map(|(listener, channel)| {
             let (shared, stopped) = (Arc::clone(&shared), stopped.clone());
-            // One thread exports for all, and one holds the robots' sockets.
+            // One thread exports for all, holds the robots' sockets and keeps models warm.
             let samples = samples.take();
-            let holds_sockets = std::mem::take(&mut holds_sockets);
-            thread::spawn(move || work(&shared, listener, channel, (samples, holds_sockets), stopped))
+            let is_first = std::mem::take(&mut is_first);
+            thread::spawn(move || work(&shared, listener, channel, (samples, is_first), stopped))
         })
         .collect();
     let _ = shared.threads.first().map(|first| first.send(Told::Apply(vec![started()])));
+    let policy = Arc::clone(&shared.live.current().policy);
     journal::event(
         "info",
         "listening",
         &[
             ("address", bound.to_string().into()),
-            ("module", shared.policy.host.module_sha256.as_str().into()),
-            ("env", shared.policy.environment.name().into()),
+            ("module", policy.host.module_sha256.as_str().into()),
+            ("env", policy.environment.name().into()),
             ("demo", demo.into()),
-            ("config", shared.policy.catalog.version.as_str().into()),
+            ("config", policy.catalog.version.as_str().into()),
             ("startMs", u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX).into()),
         ],
     );
-    runtime()?.block_on(async {
-        wait_for_signal().await;
+    runtime.block_on(async {
+        tokio::select! {
+            () = wait_for_signal() => {}
+            () = follower.run(hangup) => {}
+        }
         journal::event("info", "draining", &[]);
         let _ = stop.send(true);
     });
@@ -182,12 +180,7 @@ pub fn serve(module: Option<PathBuf>, config: Vec<PathBuf>, demo: bool) -> Resul
         worker.join().map_err(|_| "a worker thread ended in a panic".to_owned())??;
     }
     shared.store.close();
-    if let Some(ledger) = &shared.ledger {
-        ledger.close();
-    }
-    if let Some(recorder) = &shared.recorder {
-        recorder.close();
-    }
+    shared.live.close();
     journal::event("info", "stopped", &[]);
     Ok(())
 }
@@ -206,7 +199,7 @@ pub(crate) fn runtime() -> Result<tokio::runtime::Runtime, String> {
 
 async fn wait_for_signal() {
     let wait = |kind| async move {
-        match tokio::signal::unix::signal(kind) {
+        match signal(kind) {
             Ok(mut signal) => drop(signal.recv().await),
             Err(_) => std::future::pending().await,
         }
@@ -233,50 +226,43 @@ fn work(
     shared: &Shared,
     listener: TcpListener,
     (tell, told): (mpsc::UnboundedSender<Told>, mpsc::UnboundedReceiver<Told>),
-    (samples, holds_sockets): (Option<otlp::Samples>, bool),
+    (samples, is_first): (Option<otlp::Samples>, bool),
     stopped: watch::Receiver<bool>,
 ) -> Result<(), String> {
-    let mut core = Core::new(shared.code.clone(), &shared.policy);
-    core.warm_up()?;
     let runtime = runtime()?;
     let local = LocalSet::new();
     local.block_on(&runtime, async move {
-        let connect_timeout = Duration::from_millis(shared.policy.deadlines.connect.into());
+        let configured = shared.live.current();
+        let connect_timeout = Duration::from_millis(configured.policy.deadlines.connect.into());
         let traces = shared.exporter.as_ref().map(otlp::Exporter::traces);
-        let worker = Rc::new(Worker {
-            core: RefCell::new(core),
-            upstream: Upstream::new(shared.addresses.clone(), connect_timeout),
+        let serving = Rc::new(Serving::new(Rc::new(Thread {
+            live: Arc::clone(&shared.live),
+            connections: Upstream::new(configured.addresses.clone(), connect_timeout),
             store: shared.store.separate(),
-            ledger: shared.ledger.clone(),
-            recorder: shared.recorder.clone(),
             told: tell.clone(),
             stats: Stats::new(Arc::clone(&shared.threads), traces, shared.started_ms),
             going_on: RefCell::new(JoinSet::new()),
-            policy: Arc::clone(&shared.policy),
-        });
-        tokio::task::spawn_local(apply_told(Rc::clone(&worker), told));
-        tokio::task::spawn_local(run_alarms(Rc::clone(&worker), stopped.clone()));
-        let holding = holds_sockets
-            .then(|| tokio::task::spawn_local(stream_mode::run(Rc::clone(&worker), stopped.clone())));
+            workers: RefCell::default(),
+        }))?);
+        tokio::task::spawn_local(apply_told(Rc::clone(&serving), told));
+        tokio::task::spawn_local(run_alarms(Rc::clone(&serving), stopped.clone()));
+        let holding = is_first
+            .then(|| tokio::task::spawn_local(stream_mode::run(Rc::clone(&serving), stopped.clone())));
+        let warming = is_first.then(|| tokio::task::spawn_local(keep_warm(Rc::clone(&serving))));
         let exporting = match (&shared.exporter, samples) {
             (Some(exporter), Some(samples)) => Some(tokio::task::spawn_local(otlp::run(
                 exporter.clone(),
-                Rc::clone(&worker),
+                Rc::clone(&serving),
                 samples,
                 stopped.clone(),
             ))),
             _ => None,
         };
-        // One thread watches for all, and until it drains.
-        let is_first = shared.threads.first().is_some_and(|first| first.same_channel(&tell));
-        let keys = if is_first { shared.policy.catalog.warm_ups() } else { Vec::new() };
-        let warming: Vec<_> = keys
-            .into_iter()
-            .map(|key| tokio::task::spawn_local(Driver::watch(Rc::clone(&worker), key)))
-            .collect();
         let listener = tokio::net::TcpListener::from_std(listener).map_err(|error| error.to_string())?;
-        accept(worker, listener, stopped).await;
-        warming.iter().for_each(tokio::task::JoinHandle::abort);
+        accept(serving, listener, stopped).await;
+        if let Some(warming) = warming {
+            warming.abort();
+        }
         if let Some(holding) = holding {
             let _ = tokio::time::timeout(LAST_OPERATIONS, holding).await;
         }
@@ -292,12 +278,28 @@ fn work(
     })
 }
 
+/// Watches the models of the newest configuration that are to be warm, until it is dropped.
+async fn keep_warm(serving: Rc<Serving>) {
+    let mut changes = serving.changes();
+    loop {
+        changes.mark_unchanged();
+        let worker = serving.worker();
+        let keys = worker.policy.catalog.warm_ups().into_iter();
+        let watching = join_all(keys.map(|key| Driver::watch(Rc::clone(&worker), key)));
+        drop(worker);
+        tokio::select! {
+            changed = changes.changed() => if changed.is_err() { return },
+            _ = async { watching.await; std::future::pending::<()>().await } => {}
+        }
+    }
+}
+
 /// Begins an exchange for each alarm that goes off, until told to stop.
-async fn run_alarms(worker: Rc<Worker>, mut stopped: watch::Receiver<bool>) {
+async fn run_alarms(serving: Rc<Serving>, mut stopped: watch::Receiver<bool>) {
     let room = Arc::new(Semaphore::new(MOST_ALARMS));
     let next = async || {
         let place = Arc::clone(&room).acquire_owned().await.ok()?;
-        Some((worker.store.alarm().await, place))
+        Some((serving.store().alarm().await, place))
     };
     loop {
         tokio::select! {
@@ -305,13 +307,13 @@ async fn run_alarms(worker: Rc<Worker>, mut stopped: watch::Receiver<bool>) {
             _ = stopped.changed() => return,
             alarm = next() => {
                 let Some((key, place)) = alarm else { return };
-                Driver::alarm(Rc::clone(&worker), key).leave(place);
+                Driver::alarm(serving.worker(), key).leave(place);
             }
         }
     }
 }
 
-async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener, mut stopped: watch::Receiver<bool>) {
+async fn accept(serving: Rc<Serving>, listener: tokio::net::TcpListener, mut stopped: watch::Receiver<bool>) {
     let mut builder = auto::Builder::new(LocalExecutor);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     builder.http2().timer(TokioTimer::new());
@@ -331,8 +333,8 @@ async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener, mut stopp
         };
         let _ = stream.set_nodelay(true);
         let peer = peer.ip().to_canonical().to_string();
-        let worker = Rc::clone(&worker);
-        let service = service_fn(move |request| answer(Rc::clone(&worker), peer.clone(), request));
+        let serving = Rc::clone(&serving);
+        let service = service_fn(move |request| answer(serving.worker(), peer.clone(), request));
         let connection = graceful.watch(builder.serve_connection(TokioIo::new(stream), service).into_owned());
         // A connection's own errors are the client's leaving.
         tokio::task::spawn_local(async move { drop(connection.await) });
@@ -340,7 +342,7 @@ async fn accept(worker: Rc<Worker>, listener: tokio::net::TcpListener, mut stopp
     drop(listener);
     let all = async {
         graceful.shutdown().await;
-        while poll_fn(|context| worker.going_on.borrow_mut().poll_join_next(context)).await.is_some() {}
+        while poll_fn(|context| serving.going_on().borrow_mut().poll_join_next(context)).await.is_some() {}
     };
     if tokio::time::timeout(DRAIN, all).await.is_err() {
         journal::event("warn", "drain_timed_out", &[]);

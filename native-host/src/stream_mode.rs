@@ -6,10 +6,14 @@
 //! address has a ticket in it, which is a credential: no line of the log shows one, nor a library's own
 //! words, which might.
 
-use std::{rc::Rc, time::Duration};
+use std::{pin::pin, rc::Rc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{SinkExt as _, StreamExt as _, future::join_all, stream::SplitSink};
+use futures_util::{
+    FutureExt as _, SinkExt as _, StreamExt as _,
+    future::{FusedFuture as _, join_all},
+    stream::SplitSink,
+};
 use http_body_util::{Either, Full};
 use minigate_core::{
     seam::{DINGTALK, Delivery, Fetch, FetchFailure, RequestHead},
@@ -28,7 +32,7 @@ use tokio_tungstenite::{
 
 use crate::{
     clock::Clock,
-    driver::{Driver, Emission, Worker},
+    driver::{Driver, Emission, Serving},
     journal,
     upstream::{self, RopeBody, Upstream},
 };
@@ -51,18 +55,47 @@ enum Event {
     Taken { message: u64, status: Option<u16> },
 }
 
-/// Holds the sockets of all robots until told to stop.
-pub(crate) async fn run(worker: Rc<Worker>, stopped: watch::Receiver<bool>) {
-    let api = worker.upstream.base(DINGTALK).unwrap_or_default().to_owned();
-    let all = robots(&worker.policy, &api).into_iter();
-    join_all(all.map(|robot| hold(Rc::clone(&worker), robot, stopped.clone()))).await;
+/// Holds the sockets of all robots until told to stop. Another configuration with the same robots
+/// leaves them open.
+pub(crate) async fn run(serving: Rc<Serving>, mut stopped: watch::Receiver<bool>) {
+    let mut changes = serving.changes();
+    let mut stops = false;
+    while !stops {
+        changes.mark_unchanged();
+        let robots = wanted(&serving);
+        let (end, ended) = watch::channel(false);
+        let all = robots.iter().map(|robot| hold(Rc::clone(&serving), robot.clone(), ended.clone()));
+        let mut holding = pin!(join_all(all).fuse());
+        loop {
+            tokio::select! {
+                biased;
+                _ = stopped.changed() => stops = true,
+                changed = changes.changed() => stops = changed.is_err(),
+                // There is none, or they would not have ended.
+                _ = &mut holding, if !holding.is_terminated() => continue,
+            }
+            if stops || wanted(&serving) != robots {
+                break;
+            }
+        }
+        let _ = end.send(true);
+        if !holding.is_terminated() {
+            holding.await;
+        }
+    }
 }
 
-async fn hold(worker: Rc<Worker>, robot: Robot, mut stopped: watch::Receiver<bool>) {
+/// The robots of the newest configuration.
+fn wanted(serving: &Serving) -> Vec<Robot> {
+    let worker = serving.worker();
+    robots(&worker.policy, worker.upstream.base(DINGTALK).unwrap_or_default())
+}
+
+async fn hold(serving: Rc<Serving>, robot: Robot, mut stopped: watch::Receiver<bool>) {
     let clock = Clock::start();
     let (events, mut happened) = mpsc::channel(MOST_WAITING);
     let link = Link::new(robot, clock.moment());
-    let mut holder = Holder { worker, clock, link, events, sockets: Vec::new() };
+    let mut holder = Holder { serving, clock, link, events, sockets: Vec::new() };
     holder.carry_out().await;
     loop {
         let deadline = holder.link.deadline().map(|at_ms| Instant::from_std(clock.instant(at_ms)));
@@ -82,7 +115,7 @@ async fn hold(worker: Rc<Worker>, robot: Robot, mut stopped: watch::Receiver<boo
 
 /// One robot's link, and what it has asked for.
 struct Holder {
-    worker: Rc<Worker>,
+    serving: Rc<Serving>,
     clock: Clock,
     link: Link,
     events: mpsc::Sender<Event>,
@@ -136,7 +169,7 @@ impl Holder {
             while let Some(output) = self.link.poll() {
                 match output {
                     Output::Ask { socket, fetch } => {
-                        let asking = ask(self.worker.upstream.clone(), fetch, socket);
+                        let asking = ask(self.serving.worker().upstream.clone(), fetch, socket);
                         self.begin(socket, asking);
                     }
                     Output::Connect { socket, address } => {
@@ -198,9 +231,9 @@ impl Holder {
 
     /// Begins the exchange of a message. It is drained as any other when this host ends.
     fn hand(&self, message: u64, head: RequestHead, body: String) {
-        let mut driver = Driver::begin(Rc::clone(&self.worker), head, Either::Right(Full::new(body.into())));
+        let mut driver = Driver::begin(self.serving.worker(), head, Either::Right(Full::new(body.into())));
         let events = self.events.clone();
-        let mut going_on = self.worker.going_on.borrow_mut();
+        let mut going_on = self.serving.going_on().borrow_mut();
         while going_on.try_join_next().is_some() {}
         going_on.spawn_local(async move {
             let mut answered = None;

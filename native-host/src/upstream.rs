@@ -147,6 +147,11 @@ impl Upstream {
         self.addresses.credential(name)
     }
 
+    /// The same connections, with other addresses.
+    pub(crate) fn with(&self, addresses: Addresses) -> Self {
+        Self { client: self.client.clone(), addresses }
+    }
+
     /// Sends a request and waits for the head of its answer. Dropping the future, or the
     /// body that it gives, closes the connection.
     pub(crate) async fn send(

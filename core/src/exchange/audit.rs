@@ -121,6 +121,7 @@ fn kind(facts: &Facts) -> Option<&'static str> {
         Route::Login | Route::Renew | Route::Token => "login",
         Route::Revoke => "revoke",
         Route::Steer => "order",
+        Route::Configure | Route::RollBack => "configuration",
         Route::Decide | Route::OperatorDecides => "approval",
         Route::CancelTurn => "cancel",
         Route::Completions => "completion",
@@ -199,9 +200,30 @@ pub(super) fn rollout(policy: &Policy, facts: &Facts, intent: &str, change: &Cha
     Output::Audit { record: record.to_string() }
 }
 
+/// The record of a configuration that a host took by itself.
+pub(super) fn configuration(
+    policy: &Policy,
+    facts: &Facts,
+    before: &str,
+    by: &str,
+    now: Moment,
+) -> Option<Output> {
+    if !policy.audits() {
+        return None;
+    }
+    let mut record = head(policy, facts, "configuration", now.unix_ms);
+    record["subject"] = by.into();
+    record["decisions"] = json!([configured(before, &policy.catalog.version)]);
+    Some(Output::Audit { record: record.to_string() })
+}
+
+fn configured(before: &str, after: &str) -> Value {
+    json!({"what": "configuration", "from": before, "to": after})
+}
+
 /// What every record has: when, for which request, and which program under which rules.
 fn head(policy: &Policy, facts: &Facts, kind: &str, unix_ms: u64) -> Value {
-    json!({
+    let mut head = json!({
         "kind": kind,
         "at": timestamp(unix_ms),
         "traceId": facts.trace_id,
@@ -211,7 +233,12 @@ fn head(policy: &Policy, facts: &Facts, kind: &str, unix_ms: u64) -> Value {
         "program": VERSION,
         "module": policy.host.module_sha256,
         "config": policy.catalog.version,
-    })
+    });
+    // The configuration that the turn was begun with is not to be had any more.
+    if facts.config != policy.catalog.version {
+        head["begunWith"] = facts.config.as_str().into();
+    }
+    head
 }
 
 /// In the order in which they were made.
@@ -261,6 +288,9 @@ fn decisions(facts: &Facts, story: &Story) -> Value {
     }
     if let Some(order) = story.order {
         all.push(json!({"what": "order", "intent": story.intent, "order": order}));
+    }
+    if let Some((before, after)) = &story.configured {
+        all.push(configured(before, after));
     }
     if story.cached {
         all.push(json!({"what": "cache", "outcome": "kept"}));

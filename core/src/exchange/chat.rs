@@ -199,6 +199,8 @@ impl Exchange {
             Route::Steer => return self.steer_rollout(policy, body, now),
             Route::LogIn => return self.log_in(policy, body, now),
             Route::Rate => return self.rate_answer(policy, body, now),
+            Route::Configure => return self.put_configuration(policy, body, now),
+            Route::RollBack => return self.roll_configuration_back(policy, body, now),
             Route::Ask => return self.ask_mini(policy, body, now),
             Route::Robot => return self.hear(policy, body, now),
             Route::Decide | Route::OperatorDecides => return self.decide(policy, body, now),

@@ -75,6 +75,8 @@ impl Phase {
             | Self::LoggingOut(_)
             | Self::Rating(_)
             | Self::Feedback(_)
+            | Self::Configuration(_)
+            | Self::Under(_)
             | Self::Rollouts(_)
             | Self::Metrics(_) => StageName::Gates,
             Self::Shared(_) | Self::Watching(_) => StageName::Shared,

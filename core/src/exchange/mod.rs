@@ -8,6 +8,7 @@ mod approvals;
 mod ask;
 mod audit;
 mod chat;
+mod configuration;
 mod dues;
 mod faults;
 mod feedback;
@@ -56,6 +57,7 @@ use crate::{
         failure::{Code, Failure, Language},
     },
 };
+pub use configuration::{adopted_from_file, files_of, texts_of};
 pub use metrics::{questions, snapshot};
 
 use ask::Asking;
@@ -158,6 +160,10 @@ enum Phase {
     Feedback(u32),
     /// The store's word that an operator's session is over.
     LoggingOut(u32),
+    /// What is remembered of configurations, or a step of a change.
+    Configuration(Box<configuration::Changing>),
+    /// The policy that the turn was begun with.
+    Under(Box<runner::Moving>),
     /// What is shown at `/metrics`.
     Metrics(Box<metrics::Asked>),
     /// What a model's own server is asked.
@@ -203,6 +209,10 @@ struct Facts {
     approval: Option<approvals::Named>,
     /// The model that is asked about.
     model: Option<String>,
+    /// The version of a configuration that is asked about.
+    edition: Option<String>,
+    /// The version of the configuration that this was begun with.
+    config: String,
     /// What the client calls its request, so that it is not run twice.
     idempotency_key: Option<String>,
     /// Of what is asked, where the request has a key.
@@ -445,6 +455,8 @@ impl Exchange {
             | Route::Completions
             | Route::Steer
             | Route::Send
+            | Route::Configure
+            | Route::RollBack
             | Route::Decide
             | Route::OperatorDecides
             | Route::LogIn
@@ -460,6 +472,7 @@ impl Exchange {
             Route::Feedback => self.show_feedback(now),
             Route::WhoAmI => self.say_who(policy, now),
             Route::LogOut => self.log_out(policy, now),
+            Route::Configuration => self.show_configuration(now),
             Route::Models => self.list_models(policy, now),
             Route::Model => self.show_model(policy, now),
             Route::Health => self.respond_json(policy, 200, r#"{"status":"live"}"#.into(), now),
@@ -511,6 +524,8 @@ impl Exchange {
             Phase::LoggingOut(id) => self.in_log_out(policy, id, &input, now),
             Phase::Rating(rated) => self.in_rating(policy, rated, &input, now),
             Phase::Feedback(id) => self.in_feedback(policy, id, &input, now),
+            Phase::Configuration(changing) => self.in_configuration(policy, changing, &input, now),
+            Phase::Under(moving) => self.in_under(policy, moving, &input, now),
             Phase::Rollouts(asked) => self.in_rollouts(policy, asked, &input, now),
             Phase::Approvals(asked) => self.in_approvals(policy, asked, &input, now),
             Phase::Metrics(asked) => self.in_metrics(policy, asked, input, now),
@@ -602,6 +617,7 @@ impl Exchange {
                     Phase::Trace(found) => self.tell_trace(policy, &found, None, now),
                     Phase::LoggingOut(_) => self.log_out_failed(policy, now),
                     Phase::Rating(_) | Phase::Feedback(_) => self.rating_failed(policy, now),
+                    Phase::Configuration(_) => self.configuration_not_stored(policy, now),
                     Phase::Notifying(notifying) => self.notice_unanswered(policy, *notifying, true, now),
                     Phase::Hearing(_) => self.not_heard(policy, now),
                     Phase::Saying(saying) => self.saying_unanswered(policy, *saying, now),
@@ -689,6 +705,7 @@ impl Exchange {
             Phase::Ledger(id) | Phase::LoggingOut(id) | Phase::Feedback(id) => Some(*id),
             Phase::Rating(rated) => Some(rated.id),
             Phase::Trace(found) => Some(found.store_id),
+            Phase::Configuration(changing) => Some(changing.id),
             Phase::Notifying(notifying) => Some(notifying.id),
             Phase::Hearing(id) => Some(*id),
             Phase::Saying(saying) => Some(saying.id),
@@ -702,6 +719,7 @@ impl Exchange {
             | Phase::Backoff(_)
             | Phase::CallAgain(_)
             | Phase::Saved(_)
+            | Phase::Under(_)
             | Phase::Ending
             | Phase::Warming(_)
             | Phase::Done => None,

@@ -27,6 +27,8 @@ pub(super) struct Story {
     pub status: u16,
     /// How it failed.
     pub code: Option<Code>,
+    /// The version of the configuration before a change, and after it.
+    pub configured: Option<(String, String)>,
     /// The client left.
     pub client_gone: bool,
     /// A keyed hash of the user or address.

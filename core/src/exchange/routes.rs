@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Facts, approvals, gates::Caller, ledger, measure, operators, page, trace, turns};
+use super::{Facts, approvals, configuration, gates::Caller, ledger, measure, operators, page, trace, turns};
 use crate::{
     policy::{
         Origins, Policy, auth, channel,
@@ -93,6 +93,12 @@ pub(super) enum Route {
     Rate,
     /// What people said.
     Feedback,
+    /// Which configurations were taken, or what one of them says.
+    Configuration,
+    /// Another one: the same path with a body.
+    Configure,
+    /// An earlier one.
+    RollBack,
     Health,
     Ready,
     Version,
@@ -135,6 +141,10 @@ impl Route {
             "/v1/mini/feedback" => Self::Rate,
             "/v1/admin/feedback" => Self::Feedback,
             path if path.starts_with(trace::PATH) => Self::Trace,
+            configuration::PATH if method == "PUT" => Self::Configure,
+            configuration::PATH => Self::Configuration,
+            configuration::ROLLBACK => Self::RollBack,
+            path if configuration::named(path).is_some() => Self::Configuration,
             "/v1/chat/completions" => Self::Completions,
             "/v1/models" => Self::Models,
             path if path.starts_with(MODEL_PATH) => Self::Model,
@@ -176,6 +186,8 @@ impl Route {
             Self::Trace => "/v1/admin/trace",
             Self::Rate => "/v1/mini/feedback",
             Self::Feedback => "/v1/admin/feedback",
+            Self::Configuration | Self::Configure => configuration::PATH,
+            Self::RollBack => configuration::ROLLBACK,
             Self::Health => "/healthz",
             Self::Ready => "/readyz",
             Self::Version => "/version",
@@ -208,6 +220,9 @@ impl Route {
                 | Self::Overview
                 | Self::Trace
                 | Self::Feedback
+                | Self::Configuration
+                | Self::Configure
+                | Self::RollBack
                 | Self::Metrics
         ) || self.is_openai()
     }
@@ -256,6 +271,7 @@ impl Route {
         match self {
             Self::Chat | Self::Ask | Self::Completions => policy.limits.body,
             Self::Robot => ROBOT_BODY,
+            Self::Configure => configuration::MOST_BYTES,
             _ => SMALL_BODY,
         }
     }
@@ -271,10 +287,12 @@ impl Route {
             | Self::Robot
             | Self::Send
             | Self::Rate
+            | Self::RollBack
             | Self::Completions => "POST",
             Self::Rollouts | Self::Steer | Self::Push | Self::Approval | Self::Decide => "GET, POST",
             Self::Approvals | Self::OperatorDecides => "GET, POST",
             Self::LogIn | Self::WhoAmI | Self::LogOut => "GET, POST, DELETE",
+            Self::Configuration | Self::Configure => "GET, PUT",
             Self::Turn | Self::CancelTurn => "GET, DELETE",
             Self::Overview | Self::Trace | Self::Feedback => "GET",
             Self::TurnEvents | Self::Ledger | Self::Metrics | Self::Models | Self::Model => "GET",
@@ -342,6 +360,8 @@ pub(super) fn facts(policy: &Policy, head: &RequestHead, now: Moment) -> Facts {
         turn: turns::named(&head.path),
         approval: approvals::named(&head.path),
         model: head.path.strip_prefix(MODEL_PATH).filter(|name| name.len() <= 256).map(str::to_owned),
+        edition: configuration::named(&head.path),
+        config: policy.catalog.version.clone(),
         idempotency_key: head.header("idempotency-key").map(|key| key.trim().to_owned()),
         digest: [0; 32],
         respond_async: prefers_async(head.header("prefer")),
@@ -528,7 +548,10 @@ fn caller(policy: &Policy, route: Route, presented: Option<&str>, now: Moment) -
         | Route::LogOut
         | Route::Overview
         | Route::Trace
-        | Route::Feedback => only(&policy.admin_keys, "ADMIN_KEY")
+        | Route::Feedback
+        | Route::Configuration
+        | Route::Configure
+        | Route::RollBack => only(&policy.admin_keys, "ADMIN_KEY")
             .map(|_| Caller::Key(auth::subject(policy, "admin", presented.unwrap_or_default()))),
         // The key is in the body.
         Route::LogIn

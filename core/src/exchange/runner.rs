@@ -137,6 +137,13 @@ pub(super) struct Saved {
     approval: Option<Approval>,
 }
 
+/// A turn that waits for the policy that it was begun with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Moving {
+    saved: Box<Saved>,
+    claimed: Claimed,
+}
+
 impl Exchange {
     /// This exchange as another one can go on with it.
     pub(super) fn checkpoint(&self, next: Next, body: Option<(String, u64)>, left_ms: u64) -> ByteBuf {
@@ -212,9 +219,29 @@ impl Exchange {
         saved.outputs = std::mem::take(&mut self.outputs);
         *self = saved;
         self.heed();
-        let Phase::Saved(mut saved) = std::mem::replace(&mut self.phase, Phase::Done) else {
+        let Phase::Saved(saved) = std::mem::replace(&mut self.phase, Phase::Done) else {
             return self.fail(policy, &interrupted(), now);
         };
+        if self.facts.config == policy.catalog.version {
+            return self.begin_again(policy, saved, claimed, now);
+        }
+        // A turn is of one configuration, whatever has come since.
+        self.outputs.push_back(Output::Under { version: self.facts.config.clone() });
+        self.phase = Phase::Under(Box::new(Moving { saved, claimed: claimed.clone() }));
+    }
+
+    pub(super) fn in_under(&mut self, policy: &Policy, moving: Box<Moving>, input: &Input<'_>, now: Moment) {
+        match input {
+            Input::Under => {
+                let Moving { saved, claimed } = *moving;
+                self.begin_again(policy, saved, &claimed, now);
+            }
+            _ => self.phase = Phase::Under(moving),
+        }
+    }
+
+    /// The turn goes on from its checkpoint, with the policy that there is for it.
+    fn begin_again(&mut self, policy: &Policy, mut saved: Box<Saved>, claimed: &Claimed, now: Moment) {
         // After a point from which its runner went on nobody else has a reason to be here.
         let went_on = matches!(saved.next, Next::Ask(_) | Next::Call(_) | Next::Called(_));
         self.story.takeover = claimed.epoch > 1 && (went_on || claimed.tries > 1);

@@ -196,6 +196,51 @@ pub enum Input<'a> {
         /// How the process is.
         process: Process,
     },
+    /// What was found in a configuration.
+    Checked {
+        /// The id of the [`Output::Check`].
+        id: u32,
+        /// Its version, when it can be taken.
+        version: Option<String>,
+        /// What is the matter with it, in order of files and lines.
+        problems: Vec<Problem>,
+    },
+    /// Whether exchanges that begin from now on are of the configuration.
+    Taken {
+        /// The id of the [`Output::Take`].
+        id: u32,
+        /// Whether they are.
+        done: bool,
+    },
+    /// The policy of this input and of those to come is of the configuration that
+    /// [`Output::Under`] wants, if this host has it; otherwise it is what it was.
+    Under,
+}
+
+/// A text of a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigFile {
+    /// Its name in what is said of it.
+    pub name: String,
+    /// Its YAML.
+    pub text: String,
+}
+
+/// Something that is the matter with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Whether it cannot be taken because of this.
+    pub error: bool,
+    /// The file's name; empty when it is about none.
+    pub file: String,
+    /// From 1; 0 when it is about no place.
+    pub line: u32,
+    /// In characters, from 1.
+    pub column: u32,
+    /// What.
+    pub message: String,
+    /// What would be right.
+    pub help: Option<String>,
 }
 
 impl<'a> Input<'a> {
@@ -353,6 +398,31 @@ pub enum Output {
     Stats {
         /// Echoed in [`Input::Stats`].
         id: u32,
+    },
+    /// Check a configuration completely, with the settings and secrets of this host, as if it were to
+    /// be taken.
+    Check {
+        /// Echoed in [`Input::Checked`].
+        id: u32,
+        /// Its texts.
+        files: Vec<ConfigFile>,
+    },
+    /// Begin exchanges with this configuration from now on. Those that run keep theirs to their end. An
+    /// older number than that of the one in use changes nothing. It is carried to its end even when the
+    /// exchange is over.
+    Take {
+        /// Echoed in [`Input::Taken`].
+        id: u32,
+        /// The [edition](crate::state::editions::Edition)'s number.
+        number: u64,
+        /// Its texts.
+        files: Vec<ConfigFile>,
+    },
+    /// This exchange goes on with a turn that was begun with this version: give the next input, which is
+    /// [`Input::Under`], and those after it with that one's policy, if the host has it or can get it.
+    Under {
+        /// The version.
+        version: String,
     },
     /// Each input from here on may be kept, with its payload, moment and what it led to, so that the
     /// exchange can be run again; so may its state after this drain, and the key whose alarm began it, and

@@ -10,6 +10,7 @@ pub mod budget;
 pub mod cache;
 pub mod caller;
 mod comparison;
+pub mod editions;
 pub mod histogram;
 mod news;
 pub mod rating;
@@ -27,6 +28,7 @@ use admission::{Admit, Refusal, Release};
 use budget::{Cap, Reserve, Settle};
 use cache::{Fill, Found, Lookup};
 use caller::{Enter, Standing, Strike};
+use editions::{Adopt, Edition};
 use rating::{Note, Opinions, Rate, Rating, Votes};
 use rollout::{Change, Consult, Judge, Observe, Report, Steer};
 use turn::{Awaited, TurnOp, TurnOutcome};
@@ -155,6 +157,10 @@ pub enum Op {
     Opinions,
     /// The same, for the rollout that the turn was a part of. To be told.
     Judge(Judge),
+    /// A configuration is taken.
+    Adopt(Adopt),
+    /// Asks which configurations were taken.
+    Editions,
 }
 
 impl Op {
@@ -180,16 +186,16 @@ impl Op {
                 matches!(op, TurnOp::Heed { .. } | TurnOp::Append { .. } | TurnOp::Watch(_))
             }
             Self::Absorb { .. } | Self::Totals | Self::Count { .. } => true,
-            Self::InspectUpstream | Self::InspectDay { .. } => true,
+            Self::InspectUpstream | Self::InspectDay { .. } | Self::Editions => true,
             Self::Note(_) | Self::Opinions | Self::Judge(_) => true,
-            Self::Rate(_) => false,
+            Self::Rate(_) | Self::Adopt(_) => false,
         }
     }
 
     /// Whether it changes nothing: a host need not write what it reads.
     pub fn is_read(&self) -> bool {
         match self {
-            Self::Read | Self::List | Self::Opinions => true,
+            Self::Read | Self::List | Self::Opinions | Self::Editions => true,
             Self::Totals | Self::InspectUpstream | Self::InspectDay { .. } => true,
             Self::Turn(TurnOp::Watch(watch)) => watch.awaited == Awaited::Nothing,
             _ => false,
@@ -329,6 +335,13 @@ pub enum Outcome {
     },
     /// Of [`Op::Opinions`].
     Opinions(Box<Opinions>),
+    /// Of [`Op::Adopt`] and [`Op::Editions`].
+    Editions {
+        /// The oldest first. The last one counts.
+        editions: Vec<Edition>,
+        /// Those whose texts nobody can ask for any more.
+        forgotten: Vec<Edition>,
+    },
 }
 
 impl Outcome {
@@ -436,6 +449,8 @@ pub fn reduce(op: &Op, old: Option<&[u8]>, unix_ms: u64) -> Reduced {
         Op::Note(note) => rating::note(note, old, unix_ms),
         Op::Opinions => rating::opinions(old, unix_ms),
         Op::Judge(judge) => rollout::judge(judge, old, unix_ms),
+        Op::Adopt(adopt) => editions::adopt(adopt, old, unix_ms),
+        Op::Editions => editions::editions(old),
         Op::Probe => Reduced::new(unix_ms.to_le_bytes().to_vec(), 60_000, Outcome::Written),
     }
 }

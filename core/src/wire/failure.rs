@@ -112,6 +112,10 @@ codes! {
     RolloutUnknown = "rollout_unknown", 404, Client, false;
     /// Not an order that a rollout takes.
     OrderUnknown = "order_unknown", 400, Client, false;
+    /// A configuration with mistakes.
+    ConfigurationInvalid = "configuration_invalid", 422, Client, false;
+    /// No such version is remembered.
+    ConfigurationUnknown = "configuration_unknown", 404, Client, false;
     /// The intent is for other roles.
     ProfileForbidden = "profile_forbidden", 403, Policy, false;
     /// The environment does not allow the intent's profile.

@@ -168,7 +168,7 @@ fn verdict(came: &Came, text: &mut String) -> bool {
 fn changed(recorded: Catalog, changes: &Changes, policy: &Policy) -> Result<Catalog, String> {
     let mut catalog = match changes.config.is_empty() {
         true => recorded,
-        false => configuration::load(changes.config.clone(), policy.environment)?,
+        false => configuration::load(&configuration::files(&changes.config)?, policy.environment)?,
     };
     if let Some(name) = &changes.profile {
         if catalog.profile(name).is_none() {

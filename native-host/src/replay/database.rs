@@ -37,14 +37,13 @@ pub(super) struct Found {
 pub(super) struct Database {
     connection: Connection,
     module: String,
-    catalog: String,
     /// Bytes that are kept.
     bytes: u64,
 }
 
 impl Database {
-    /// To write, for exchanges that run in that module under that configuration.
-    pub(super) fn create(directory: &Path, module: &str, catalog: &str) -> rusqlite::Result<Self> {
+    /// To write, for exchanges that run in that module.
+    pub(super) fn create(directory: &Path, module: &str) -> rusqlite::Result<Self> {
         let path = directory.join(FILE);
         // What people said is in it: for this user alone. If this fails, opening says so.
         let _ = OpenOptions::new().create(true).append(true).mode(0o600).open(&path);
@@ -57,8 +56,8 @@ impl Database {
         connection.execute_batch(TABLES)?;
         let sum = "SELECT coalesce(sum(bytes), 0) FROM exchange";
         let bytes = connection.query_row(sum, [], |row| row.get::<_, i64>(0))?;
-        let (module, catalog) = (module.to_owned(), catalog.to_owned());
-        Ok(Self { connection, module, catalog, bytes: u64::try_from(bytes).unwrap_or_default() })
+        let module = module.to_owned();
+        Ok(Self { connection, module, bytes: u64::try_from(bytes).unwrap_or_default() })
     }
 
     /// Removes the file, if there is one.
@@ -72,8 +71,8 @@ impl Database {
         Ok(())
     }
 
-    /// Adds an exchange, whole or not at all.
-    pub(super) fn add(&mut self, kept: &Kept) -> rusqlite::Result<()> {
+    /// Adds an exchange that ran under that version of the configuration, whole or not at all.
+    pub(super) fn add(&mut self, kept: &Kept, catalog: &str) -> rusqlite::Result<()> {
         let first = postcard::to_stdvec(&kept.first).unwrap_or_default();
         let transaction = self.connection.transaction()?;
         transaction.execute(
@@ -84,7 +83,7 @@ impl Database {
                 &kept.trace_id,
                 number(kept.began_ms),
                 &self.module,
-                &self.catalog,
+                catalog,
                 first,
                 kept.cut,
                 number(kept.bytes()),

@@ -25,7 +25,7 @@ use std::{
 
 use bytes::Bytes;
 use minigate_core::{
-    policy::Policy,
+    policy::{Policy, catalog::Catalog},
     seam::{Input, Moment, Output, Reply, Step},
 };
 use serde::{Deserialize, Serialize};
@@ -180,7 +180,8 @@ impl Tape {
 }
 
 enum Message {
-    Keep(Box<Kept>),
+    /// An exchange, and the version of the configuration that it ran under.
+    Keep(Box<Kept>, Arc<str>),
     /// Everything before it is to be written, then to be told.
     Close(SyncSender<()>),
 }
@@ -190,6 +191,8 @@ enum Message {
 pub(crate) struct Recorder {
     queue: SyncSender<Message>,
     lost: Arc<AtomicU64>,
+    /// The version of the configuration that exchanges run under.
+    catalog: Arc<str>,
 }
 
 impl Recorder {
@@ -201,7 +204,7 @@ impl Recorder {
     pub(crate) fn open(directory: &Path, module: &Path, policy: &Policy) -> Result<Self, String> {
         let problem = |error: &dyn std::fmt::Display| format!("replay: {}: {error}", directory.display());
         fs::create_dir_all(directory).map_err(|error| problem(&error))?;
-        let database = Database::create(directory, &policy.host.module_sha256, &policy.catalog.version);
+        let database = Database::create(directory, &policy.host.module_sha256);
         let mut database = database.map_err(|error| problem(&error))?;
         let keep_ms = KEEP_MS.min(policy.audit_keep_ms());
         database.sweep(clock::unix_ms().saturating_sub(keep_ms)).map_err(|error| problem(&error))?;
@@ -214,13 +217,23 @@ impl Recorder {
             .name("replay".into())
             .spawn(move || write(database, keep_ms, &waiting))
             .map_err(|error| problem(&error))?;
-        Ok(Self { queue, lost: Arc::default() })
+        Ok(Self { queue, lost: Arc::default(), catalog: policy.catalog.version.as_str().into() })
+    }
+
+    /// The same for exchanges under another configuration, of which a copy is kept.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn under(&self, directory: &Path, catalog: &Catalog) -> Result<Self, String> {
+        copy(&catalog_copy(directory, &catalog.version), &catalog.encode())
+            .map_err(|error| format!("replay: {}: {error}", directory.display()))?;
+        Ok(Self { catalog: catalog.version.as_str().into(), ..self.clone() })
     }
 
     /// Keeps an exchange soon. Never waits.
     pub(crate) fn keep(&self, kept: Kept) {
         if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
-            self.queue.try_send(Message::Keep(Box::new(kept)))
+            self.queue.try_send(Message::Keep(Box::new(kept), Arc::clone(&self.catalog)))
             && self.lost.fetch_add(1, Ordering::Relaxed) == 0
         {
             journal::event("warn", "replay_lost", &[("problem", "too many wait for the disk".into())]);
@@ -250,7 +263,7 @@ fn write(mut database: Database, keep_ms: u64, waiting: &Receiver<Message>) {
     };
     loop {
         let written = match waiting.recv_timeout(SWEEP) {
-            Ok(Message::Keep(kept)) => database.add(&kept),
+            Ok(Message::Keep(kept, catalog)) => database.add(&kept, &catalog),
             Ok(Message::Close(done)) => {
                 // Closes the file in order.
                 drop(database);

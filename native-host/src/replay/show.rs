@@ -25,8 +25,10 @@ pub(super) fn id(input: &Input<'_>) -> Option<u32> {
         | Input::FetchLines { id, .. }
         | Input::FetchEnd { id }
         | Input::FetchFailed { id, .. }
+        | Input::Checked { id, .. }
+        | Input::Taken { id, .. }
         | Input::Stats { id, .. } => Some(*id),
-        Input::Body(_) | Input::BodyFailed(_) | Input::Deadline | Input::ClientGone => None,
+        Input::Body(_) | Input::BodyFailed(_) | Input::Deadline | Input::ClientGone | Input::Under => None,
     }
 }
 
@@ -41,8 +43,10 @@ pub(super) fn with_id(mut input: Input<'_>, new: u32) -> Input<'_> {
         | Input::FetchLines { id, .. }
         | Input::FetchEnd { id }
         | Input::FetchFailed { id, .. }
+        | Input::Checked { id, .. }
+        | Input::Taken { id, .. }
         | Input::Stats { id, .. } => *id = new,
-        Input::Body(_) | Input::BodyFailed(_) | Input::Deadline | Input::ClientGone => {}
+        Input::Body(_) | Input::BodyFailed(_) | Input::Deadline | Input::ClientGone | Input::Under => {}
     }
     input
 }

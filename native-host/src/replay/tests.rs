@@ -162,8 +162,8 @@ fn directory(name: &str) -> PathBuf {
 fn what_is_written_is_read_and_what_is_too_old_or_too_much_goes() {
     let directory = directory("database");
     let kept = chat(&dev());
-    let mut database = Database::create(&directory, "m", "c").unwrap();
-    database.add(&kept).unwrap();
+    let mut database = Database::create(&directory, "m").unwrap();
+    database.add(&kept, "c").unwrap();
     let found = Database::find(&directory, &kept.trace_id).unwrap();
     assert_eq!((found.len(), &found[0].kept, found[0].module.as_str()), (1, &kept, "m"));
     database.sweep(kept.began_ms).unwrap();
@@ -175,7 +175,7 @@ fn what_is_written_is_read_and_what_is_too_old_or_too_much_goes() {
     large.steps[0].payload = vec![b'x'; MOST_OF_ONE];
     let fit = MOST_OF_ALL / large.bytes();
     for _ in 0..fit + 2 {
-        database.add(&large).unwrap();
+        database.add(&large, "c").unwrap();
         database.sweep(0).unwrap();
     }
     assert_eq!(Database::find(&directory, &kept.request_id).unwrap().len() as u64, fit);

@@ -54,7 +54,7 @@ const SOONEST_MS: u64 = 500;
 const FAILED: &str = "dingtalk_stream_failed";
 
 /// What a link needs to know of its robot.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Robot {
     /// The channel's name.
     pub name: String,
