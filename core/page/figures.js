@@ -26,7 +26,9 @@ const drawn = () => Math.min(DRAWN, Math.max(SAID, (looks.at(-1).at - looks[0].a
 
 // Which side of a rollout a profile is on.
 const SIDES = { running: 'old', candidate: 'new' };
-const nameOf = ({ profile, version }) => [profile, version && t(SIDES[version] ?? version)].filter(Boolean).join(' · ');
+
+/** A profile, and what it is to a rollout. */
+export const nameOf = ({ profile, version }) => [profile, version && t(SIDES[version] ?? version)].filter(Boolean).join(' · ');
 const keyOf = ({ profile }) => profile;
 const find = (look, key) => look.overview.profiles?.find((one) => keyOf(one) === key);
 
@@ -53,19 +55,19 @@ function times(key, kind, quantile) {
   return looks.map((look) => [(newest - look.at) / 1000, find(look, key)?.[kind]?.[quantile] ?? null]);
 }
 
-/** What each counter grew by in the last minute, and in how many seconds that was. */
-function recent(key) {
+/** What counters grew by in the last minute, and in how many seconds that was. */
+function lately(of, counters) {
   const last = looks.at(-1);
-  const first = looks.find((look) => last.at - look.at <= SAID * 1000);
-  const sums = {};
-  for (const counter of COUNTERS) {
-    const from = looks.indexOf(first);
-    sums[counter] = looks
-      .slice(from + 1)
-      .reduce((sum, look, at) => sum + grown(find(looks[from + at], key), find(look, key), counter), 0);
+  const from = looks.findIndex((look) => last.at - look.at <= SAID * 1000);
+  const span = looks.slice(from);
+  const sums = { seconds: (last.at - span[0].at) / 1000 };
+  for (const counter of counters) {
+    sums[counter] = span.slice(1).reduce((sum, look, at) => sum + grown(of(span[at]), of(look), counter), 0);
   }
-  return { ...sums, seconds: (last.at - first.at) / 1000 };
+  return sums;
 }
+
+const recent = (key) => lately((look) => find(look, key), COUNTERS);
 
 /** Turns that came to nothing, by a fault or by the clock. */
 const failures = ({ errors, timeouts }) => errors + timeouts;
@@ -202,6 +204,11 @@ export function attention(overview) {
     const falling = sums.fallbacks / sums.requests;
     if (failing >= 0.02) note(failing >= 0.1, 'overview', t('failing', nameOf(profile), percent(failing)));
     if (falling >= 0.1) note(false, 'overview', t('falling', nameOf(profile), percent(falling)));
+  }
+  for (const { tool } of overview.tools ?? []) {
+    const sums = lately((look) => look.overview.tools?.find((one) => one.tool === tool), ['calls', 'failures']);
+    const failing = sums.failures / sums.calls;
+    if (sums.calls >= ENOUGH && failing >= 0.1) note(failing >= 0.5, 'queue', t('toolFails', tool, percent(failing)));
   }
   for (const { intent, state, finding } of overview.rollouts ?? []) {
     const what = finding?.what ?? finding;

@@ -73,6 +73,7 @@ const WORDS = {
   schema: ['against the schema', '不符合 schema'],
   p95: ['p95', 'p95'],
   average: ['tokens per turn', '每次 token'],
+  disliked: ['disliked', '差评率'],
   gets: ['{0} of people get the new version · step {1} of {2} · since {3}', '{0} 的用户使用新版本 · 第 {1}/{2} 步 · 自 {3}'],
   forbidden: ['This environment forbids the new version: nobody has it.', '当前环境禁止新版本，没有用户使用它。'],
   verdictNone: ['The guard sees nothing wrong.', '守护检查未发现问题。'],

@@ -2,7 +2,7 @@
 
 import { Refused, ask, read, send } from './api.js';
 import { confirmed, el, say } from './dom.js';
-import { table } from './figures.js';
+import { nameOf, table } from './figures.js';
 import { pair, share } from './plot.js';
 import { member, pretty, visible } from './texts.js';
 import { count, moment, ms, percent, t } from './words.js';
@@ -77,6 +77,7 @@ function sideBySide(running, candidate) {
     ['p95', (one) => one.p95Ms, ms],
     ['p99', (one) => one.p99Ms, ms],
     [t('average'), (one) => one.averageTokens, count],
+    [t('disliked'), ({ up, down }) => (up + down ? down / (up + down) : null), shown],
   ].map(([name, of, format]) =>
     el(
       'tr',
@@ -151,11 +152,11 @@ function approvalCard({ approvalId: id, expiresAt, text }, again) {
 export const feedbackData = () => read('/v1/admin/feedback');
 
 export function feedbackPage({ feedback = [], counts = [] }) {
-  const row = ({ profile, version, up, down }) =>
+  const row = ({ up, down, ...whose }) =>
     el(
       'tr',
       {},
-      el('th', { scope: 'row' }, [profile, version].filter(Boolean).join(' · ')),
+      el('th', { scope: 'row' }, nameOf(whose)),
       el('td', {}, count(up)),
       el('td', {}, count(down)),
       el('td', { class: 'drawn' }, share(up / (up + down || 1), 'good', percent(up / (up + down || 1)))),
