@@ -197,10 +197,17 @@ impl DingTalk {
         self.delivered_to(to)
     }
 
-    /// The session webhook of a conversation, by a name.
+    /// The session webhook of a conversation, by a name: at DingTalk's own host, whose address a
+    /// gateway under test has from `DINGTALK_OAPI_URL`.
     #[must_use]
     pub fn webhook(&self, name: &str) -> String {
-        format!("{}{SESSION}?session={SESSION_CANARY}-{name}", self.url())
+        format!("https://oapi.dingtalk.com{}", session_path(name))
+    }
+
+    /// The same here, for a client that goes wherever a message says.
+    #[must_use]
+    pub fn webhook_here(&self, name: &str) -> String {
+        format!("{}{}", self.url(), session_path(name))
     }
 
     /// A session is over, whatever was said of its end.
@@ -263,6 +270,10 @@ impl DingTalk {
         let sign = sign(&self.state.app_secret, &timestamp);
         [("timestamp", timestamp), ("sign", sign)]
     }
+}
+
+fn session_path(name: &str) -> String {
+    format!("{SESSION}?session={SESSION_CANARY}-{name}")
 }
 
 /// The signature of a callback: base64 of HMAC-SHA256 over the time, a line feed and the secret.
@@ -465,7 +476,7 @@ mod tests {
     #[tokio::test]
     async fn a_session_takes_what_is_documented_and_says_errors_in_the_body() {
         let dingtalk = DingTalk::start("key", "secret").await;
-        let hook = dingtalk.webhook("one");
+        let hook = dingtalk.webhook_here("one");
         let text = json!({"msgtype": "text", "text": {"content": "hi"}});
         assert_eq!(post(&dingtalk, &hook, &[], &text).await.1["errcode"], 0);
         assert_eq!(post(&dingtalk, &hook, &[], &json!({"msgtype": "card"})).await.1["errcode"], 400_301);

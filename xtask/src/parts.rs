@@ -13,8 +13,8 @@ use crate::{debian, module, toolchain};
 /// Names and absolute paths.
 pub(crate) type Variables = Vec<(&'static str, OsString)>;
 
-/// The native host, the module, the core alone, Node, workerd, wrangler, OpenClaw, OpenAI's SDKs, Redis,
-/// Prometheus, Chromium.
+/// The native host, the module, the core alone, Node, workerd, wrangler, OpenClaw, OpenAI's and
+/// DingTalk's SDKs, Redis, Prometheus, Chromium.
 pub(crate) fn all(layout: &Layout) -> Result<Variables> {
     let toolchain = toolchain::ensure(layout)?;
     let node = Node::ensure(layout)?;
@@ -37,7 +37,8 @@ pub(crate) fn all(layout: &Layout) -> Result<Variables> {
         ("MINIGATE_OPENCLAW", openclaw.into()),
         ("MINIGATE_OPENAI", openai.into()),
         ("MINIGATE_PYTHON", python.program.into()),
-        ("MINIGATE_PYTHON_PACKAGES", python.packages.into()),
+        ("MINIGATE_PYTHON_PACKAGES", python.openai.into()),
+        ("MINIGATE_PYTHON_DINGTALK", python.dingtalk.into()),
         ("MINIGATE_REDIS", redis.into()),
         ("MINIGATE_PROMETHEUS", prometheus.into()),
         ("MINIGATE_CHROMIUM", chromium.into()),

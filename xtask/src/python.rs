@@ -1,10 +1,11 @@
-//! What comes from PyPI: OpenAI's Python SDK, which the tests hold against the model gateway.
+//! What comes from PyPI: OpenAI's Python SDK, which the tests hold against the model gateway, and
+//! DingTalk's, which they hold against robots.
 //!
-//! Pinned with hashes in `tools/python`, and put into a directory of the cache that `PYTHONPATH`
+//! Pinned with hashes in `tools/python`, and put into directories of the cache that `PYTHONPATH`
 //! names: nothing of the machine's own Python is changed.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::cache::keyed;
@@ -17,11 +18,13 @@ pub(crate) struct Python {
     /// Absolute path of the program.
     pub(crate) program: PathBuf,
     /// The directory with `openai`.
-    pub(crate) packages: PathBuf,
+    pub(crate) openai: PathBuf,
+    /// The directory with `dingtalk_stream`.
+    pub(crate) dingtalk: PathBuf,
 }
 
 impl Python {
-    /// The machine's Python, with the SDK installed.
+    /// The machine's Python, with the SDKs installed.
     pub(crate) fn ensure(layout: &Layout) -> Result<Self> {
         let ask = "import sys; print(sys.version_info[0], sys.version_info[1], sys.executable)";
         let answer = Command::new("python3").args(["-c", ask]).text();
@@ -31,25 +34,33 @@ impl Python {
             return Err(format!("python3 says `{answer}` of itself").into());
         };
         let program = PathBuf::from(program);
-        let lock = layout.root.join("tools/python/openai/requirements.txt");
-        // Wheels are made for one version.
-        let part = keyed(&format!("python-openai-{major}.{minor}"), &fs::read(&lock)?);
-        if let Some(packages) = layout.cache.part(&part) {
-            already("openai for Python", &packages.display().to_string());
-            return Ok(Self { program, packages });
-        }
-        let packages = step("openai for Python", "pip install", || {
-            layout.cache.part_or(&part, |dir| {
-                Command::new(&program)
-                    .args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"])
-                    .args(["--require-hashes", "--only-binary=:all:", "--target"])
-                    .arg(dir)
-                    .arg("--requirement")
-                    .arg(&lock)
-                    .run_quietly()
-                    .map_err(|error| format!("{error} (pip is needed: python3-pip)").into())
-            })
-        })?;
-        Ok(Self { program, packages })
+        let version = format!("{major}.{minor}");
+        let openai = packages(layout, &program, &version, "openai")?;
+        let dingtalk = packages(layout, &program, &version, "dingtalk")?;
+        Ok(Self { program, openai, dingtalk })
     }
+}
+
+/// The directory with what `tools/python/NAME` lists.
+fn packages(layout: &Layout, program: &Path, version: &str, name: &str) -> Result<PathBuf> {
+    let what = format!("{name} for Python");
+    let lock = layout.root.join("tools/python").join(name).join("requirements.txt");
+    // Wheels are made for one version.
+    let part = keyed(&format!("python-{name}-{version}"), &fs::read(&lock)?);
+    if let Some(packages) = layout.cache.part(&part) {
+        already(&what, &packages.display().to_string());
+        return Ok(packages);
+    }
+    step(&what, "pip install", || {
+        layout.cache.part_or(&part, |dir| {
+            Command::new(program)
+                .args(["-m", "pip", "install", "--quiet", "--no-input", "--disable-pip-version-check"])
+                .args(["--require-hashes", "--only-binary=:all:", "--target"])
+                .arg(dir)
+                .arg("--requirement")
+                .arg(&lock)
+                .run_quietly()
+                .map_err(|error| format!("{error} (pip is needed: python3-pip)").into())
+        })
+    })
 }

@@ -15,6 +15,7 @@ mod audit;
 mod audit_d1;
 mod configuration;
 mod deadlines;
+mod dingtalk_stream;
 mod faults;
 mod intents;
 mod kills;
@@ -259,6 +260,7 @@ fn main() -> ExitCode {
         replay::scenarios(),
         configuration::scenarios(),
         deadlines::scenarios(),
+        dingtalk_stream::scenarios(),
         faults::scenarios(),
         intents::scenarios(),
         kills::scenarios(),
