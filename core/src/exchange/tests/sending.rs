@@ -35,6 +35,8 @@ fn configured() -> Policy {
             },
             answered_by: AnsweredBy::Profile("p".into()),
             ack: None,
+            ack_after_ms: 2_000,
+            timeout_ms: 60_000,
             failed: None,
         }],
         targets: vec![
