@@ -15,6 +15,7 @@ mod follow;
 pub mod journal;
 mod live;
 pub mod module;
+pub mod operator;
 mod otlp;
 pub mod replay;
 pub mod server;

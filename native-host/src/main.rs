@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 use minigate::{
     audit, configuration, demo, journal,
+    operator::{Approvals, Stats, Top, Trace},
     replay::{self, Changes},
     server,
 };
@@ -65,6 +66,14 @@ enum Command {
     /// Run again what came into a request, without network, and say whether the same is decided. Ends with 1
     /// when it is not. The settings are environment variables, as those of `serve`.
     Replay(Replay),
+    /// Watch a gateway from a terminal: rates, times, queues, breakers.
+    Top(Top),
+    /// What a gateway has counted, and how it is.
+    Stats(Stats),
+    /// What became of one request, at a gateway.
+    Trace(Trace),
+    /// What waits for an operator, and the operator's word.
+    Approvals(Approvals),
     /// Run only the demo upstream, on a free port of the loopback interface.
     Demo {
         /// The port; 0 takes a free one.
@@ -207,6 +216,10 @@ fn main() -> ExitCode {
         Command::Explain(explain) => return explain.run(),
         Command::Audit(audit) => return audit.run(),
         Command::Replay(replay) => return replay.run(),
+        Command::Top(top) => return top.run(),
+        Command::Stats(stats) => return stats.run(),
+        Command::Trace(trace) => return trace.run(),
+        Command::Approvals(approvals) => return approvals.run(),
         Command::Schema => return configuration::schema(),
     };
     match outcome {

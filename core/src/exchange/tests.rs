@@ -9,6 +9,7 @@ mod content;
 mod deadlines;
 mod durable;
 mod endings;
+mod feedback;
 mod gates;
 mod login;
 mod measure;

@@ -73,7 +73,7 @@ pub fn show(id: &str, data: Option<&Path>) -> ExitCode {
 }
 
 /// One line for what was asked, one for each decision, and the rest.
-fn story(record: &Value) -> String {
+pub(crate) fn story(record: &Value) -> String {
     let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let mut text = String::new();
     for name in ["at", "kind", "route", "status", "code"] {

@@ -28,6 +28,7 @@ use minigate_core::{
 };
 
 use crate::{clock, journal};
+pub(crate) use commands::story;
 pub use commands::{export, show, verify};
 use copy::Copy;
 use database::{Added, Database};

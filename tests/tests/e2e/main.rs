@@ -26,6 +26,7 @@ mod logins;
 mod metrics;
 mod models;
 mod operations;
+mod operator;
 mod pictures;
 mod refusals;
 mod replay;
@@ -271,6 +272,7 @@ fn main() -> ExitCode {
         metrics::scenarios(),
         models::scenarios(),
         operations::scenarios(),
+        operator::scenarios(),
         pictures::scenarios(),
         refusals::scenarios(),
         streams::scenarios(),

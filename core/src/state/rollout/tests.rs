@@ -459,3 +459,94 @@ proptest! {
         cell.consult(now);
     }
 }
+
+/// What people said of both versions, in turn.
+fn words(cell: &mut Cell, count: u32, of_candidate: Rating, now: u64) {
+    for _ in 0..count {
+        for (version, rating) in [(Version::Running, Rating::Up), (Version::Candidate, of_candidate)] {
+            let judge = Judge { plan: plan(), version, rating, before: None };
+            assert_eq!(cell.apply(&Op::Judge(judge), now), Outcome::Written);
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_people_find_bad_is_rolled_back() {
+    let mut cell = Cell::default();
+    cell.consult(0);
+    cell.both(60, Ending::Served, 1);
+    words(&mut cell, 20, Rating::Up, 1);
+    assert_eq!(cell.consult(2).0, State::Running);
+    words(&mut cell, 30, Rating::Down, 3);
+    assert_eq!(cell.consult(4), (State::RolledBack, 0, 0, vec![Event::RolledBack(Finding::Down)]));
+    // Where nobody wants that, it is only counted.
+    let mut cell = Cell::default();
+    let plan = Plan { guard: Guard { down: None, ..Guard::default() }, ..plan() };
+    for _ in 0..200 {
+        for version in [Version::Running, Version::Candidate] {
+            let judge = Judge { plan: plan.clone(), version, rating: Rating::Down, before: None };
+            cell.apply(&Op::Judge(judge), 1);
+        }
+    }
+    let outcome = cell.apply(&Op::Consult(Consult { plan, report: true }), 2);
+    let Outcome::Rollout { state: State::Running, votes, .. } = outcome else { panic!("{outcome:?}") };
+    assert_eq!((votes.0.down, votes.1.down, votes.1.up), (200, 200, 0));
+}
+
+#[test]
+fn a_word_that_is_taken_back_is_no_second_bet() {
+    let mut cell = Cell::default();
+    cell.consult(0);
+    words(&mut cell, 1, Rating::Up, 1);
+    for _ in 0..500 {
+        for (rating, before) in [(Rating::Down, Rating::Up), (Rating::Up, Rating::Down)] {
+            let version = Version::Candidate;
+            let judge = Judge { plan: plan(), version, rating, before: Some(before) };
+            cell.apply(&Op::Judge(judge), 2);
+        }
+    }
+    let outcome = cell.apply(&Op::Consult(Consult { plan: plan(), report: false }), 3);
+    let Outcome::Rollout { state: State::Running, votes, .. } = outcome else { panic!("{outcome:?}") };
+    assert_eq!((votes.1.up, votes.1.down), (1, 0));
+}
+
+/// What was stored before people could say anything is not forgotten: a version that was rolled back would
+/// begin again.
+#[test]
+fn a_course_of_before_is_read() {
+    let mut cell = Cell::default();
+    cell.consult(0);
+    cell.both(20, Ending::Failed, 1);
+    assert_eq!(cell.consult(2).0, State::RolledBack);
+    let bytes = cell.0.take().expect("a course").into_vec();
+    let without = bytes.len() - encode(&Opinion::default()).len();
+    cell.0 = Some(ByteBuf::from(bytes[..without].to_vec()));
+    assert_eq!(cell.consult(3), (State::RolledBack, 0, 0, vec![]));
+    words(&mut cell, 1, Rating::Down, 4);
+    assert_eq!(cell.consult(5).0, State::RolledBack);
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+proptest! {
+    /// Whatever is said and taken back in whatever order: the counts are those of the last words.
+    #[test]
+    fn the_counts_are_of_the_last_words(
+        said in proptest::collection::vec((0_u8..6, any::<bool>(), any::<bool>()), 0..60),
+    ) {
+        let mut cell = Cell::default();
+        let mut last: std::collections::BTreeMap<(u8, bool), Rating> = std::collections::BTreeMap::new();
+        for (person, is_new, is_up) in said {
+            let rating = if is_up { Rating::Up } else { Rating::Down };
+            let version = if is_new { Version::Candidate } else { Version::Running };
+            let before = last.insert((person, is_new), rating);
+            cell.apply(&Op::Judge(Judge { plan: plan(), version, rating, before }), 1);
+        }
+        let outcome = cell.apply(&Op::Consult(Consult { plan: plan(), report: false }), 2);
+        let Outcome::Rollout { votes, .. } = outcome else { panic!("{outcome:?}") };
+        let of = |is_new: bool, rating: Rating| {
+            last.iter().filter(|((_, new), said)| *new == is_new && **said == rating).count()
+        };
+        prop_assert_eq!((votes.0.up as usize, votes.0.down as usize), (of(false, Rating::Up), of(false, Rating::Down)));
+        prop_assert_eq!((votes.1.up as usize, votes.1.down as usize), (of(true, Rating::Up), of(true, Rating::Down)));
+    }
+}
