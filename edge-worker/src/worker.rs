@@ -7,14 +7,12 @@ mod driver;
 mod guard;
 mod js;
 mod ledger;
+mod live;
 mod state_cell;
 mod stats;
 mod upstream;
 
-use std::{
-    cell::{OnceCell, RefCell},
-    rc::Rc,
-};
+use std::{cell::OnceCell, rc::Rc};
 
 use minigate_core::{
     policy::{HostFacts, NAMES, Policy, SECRETS, Secrets, SettingError, Settings, catalog::Catalog, channel},
@@ -29,9 +27,6 @@ use upstream::Addresses;
 
 thread_local! {
     static MODULE: OnceCell<(String, u64)> = const { OnceCell::new() };
-    static WORKER: RefCell<Option<Rc<Worker>>> = const { RefCell::new(None) };
-    /// A configuration that the next request takes over.
-    static NEXT: RefCell<Option<Catalog>> = const { RefCell::new(None) };
 }
 
 /// Told once by the entry: the SHA-256 and size of the module file.
@@ -47,15 +42,7 @@ pub fn describe(sha256: String, bytes: f64) {
 #[wasm_bindgen]
 #[allow(unreachable_pub, reason = "wasm-bindgen exports public functions only")]
 pub fn configure(bytes: &[u8]) -> bool {
-    let read = if bytes.is_empty() { Some(Catalog::default()) } else { Catalog::decode(bytes) };
-    let Some(catalog) = read else { return false };
-    let known = current().is_some_and(|worker| worker.policy.catalog == catalog);
-    NEXT.with(|next| next.replace((!known).then_some(catalog)));
-    true
-}
-
-fn current() -> Option<Rc<Worker>> {
-    WORKER.with(|worker| worker.borrow().clone())
+    live::offer(bytes)
 }
 
 /// One request.
@@ -63,7 +50,7 @@ fn current() -> Option<Rc<Worker>> {
 async fn fetch(request: Request, env: Env, context: Context) -> worker::Result<Response> {
     let mut head = head(&request);
     let signal = request.signal();
-    match worker(&env) {
+    match live::worker(&env) {
         Some(worker) => {
             let secret = |name: &str| worker.addresses.credential(name);
             let now_ms = driver::moment().unix_ms;
@@ -80,34 +67,8 @@ async fn fetch(request: Request, env: Env, context: Context) -> worker::Result<R
 #[wasm_bindgen]
 #[allow(unreachable_pub, reason = "wasm-bindgen exports public functions only")]
 pub async fn alarm(key: String, env: Env) {
-    if let Some(worker) = worker(&env) {
+    if let Some(worker) = live::worker(&env) {
         driver::run_alarm(worker, &key).await;
-    }
-}
-
-/// What serves, with the newest configuration that can be used. `None` while there is none.
-fn worker(env: &Env) -> Option<Rc<Worker>> {
-    let (next, current) = (NEXT.take(), current());
-    if next.is_none() && current.is_some() {
-        return current;
-    }
-    let catalog = next.unwrap_or_default();
-    match make(env, catalog.clone()) {
-        Ok(made) => {
-            let made = Some(Rc::new(made));
-            WORKER.with(|worker| worker.borrow_mut().clone_from(&made));
-            made
-        }
-        Err(problems) => {
-            let event = if current.is_some() { "configuration_refused" } else { "refused_to_start" };
-            for problem in problems {
-                worker::console_error!("{}", js::log_line(event, &problem));
-            }
-            if current.is_none() {
-                NEXT.set(Some(catalog));
-            }
-            current
-        }
     }
 }
 
@@ -135,7 +96,7 @@ fn make(env: &Env, catalog: Catalog) -> Result<Worker, Vec<String>> {
     let state = env.durable_object("STATE").map_err(|error| vec![format!("binding STATE: {error}")])?;
     let ledger = env.durable_object(ledger::BINDING).ok().filter(|_| policy.audits());
     let analytics = env.analytics_engine("ANALYTICS").ok();
-    Ok(Worker { policy, addresses, state, ledger, analytics })
+    Ok(Worker { policy, addresses, state, ledger, analytics, env: env.clone() })
 }
 
 /// The request's head as the core wants it.

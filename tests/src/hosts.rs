@@ -134,6 +134,17 @@ impl Host {
         Self::run(Kind::Edge, command, directory).await
     }
 
+    /// Starts a host whose configuration may be changed while it runs: on the edge by a KV namespace.
+    ///
+    /// # Panics
+    /// As [`Host::start_with_config`].
+    pub async fn start_changeable(kind: Kind, files: &[(&str, &str)], settings: &[(&str, &str)]) -> Self {
+        match kind {
+            Kind::Native => Self::start_with_config(kind, files, settings).await,
+            Kind::Edge => Self::start_with_kv(files, files, settings).await,
+        }
+    }
+
     /// Starts the native host with its built-in demo upstream.
     ///
     /// # Panics
@@ -210,9 +221,15 @@ impl Host {
 
     /// Asks it to end.
     pub fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    /// Sends it a signal, by its name.
+    pub fn signal(&self, name: &str) {
         // The standard library sends no other signal than KILL.
-        let sent = std::process::Command::new("kill").args(["-TERM", &self.pid().to_string()]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "kill -TERM");
+        let (signal, pid) = (format!("-{name}"), self.pid().to_string());
+        let sent = std::process::Command::new("kill").args([&signal, &pid]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill {signal}");
     }
 
     /// Waits for its end; gives its exit code, if it has one.
@@ -365,7 +382,7 @@ fn workerd(directory: &Path, worker: &Worker<'_>, settings: &[(&str, &str)]) -> 
     std::fs::write(&config, workerd_config(&module, worker, settings)).expect("a file");
     std::fs::write(directory.join("catalog.bin"), worker.catalog).expect("a file");
     std::fs::write(directory.join(CELLS), include_str!("cells.mjs")).expect("a file");
-    // workerd asks a KV namespace over HTTP; a directory answers as one that is only read.
+    // workerd asks a KV namespace over HTTP; a directory answers as one, and takes what is put.
     let stored = directory.join("kv");
     std::fs::create_dir(&stored).expect("a directory");
     if let Some(bytes) = worker.kv {
@@ -391,7 +408,7 @@ fn workerd_config(module: &Path, worker: &Worker<'_>, settings: &[(&str, &str)])
     let in_module = |name: &str| format!("module/{name}");
     add(entry, &if entry == ENTRY { in_module(entry) } else { entry.to_owned() }, "esModule");
     let (store, binding) = if kv.is_some() {
-        (r#"(name = "kv", disk = (writable = false)),"#, r#"(name = "CONFIG", kvNamespace = "kv"),"#)
+        (r#"(name = "kv", disk = (writable = true)),"#, r#"(name = "CONFIG", kvNamespace = "kv"),"#)
     } else {
         ("", "")
     };

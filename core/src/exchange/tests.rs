@@ -5,6 +5,7 @@ mod answers;
 mod ask;
 mod ask_rules;
 mod audit;
+mod configuration;
 mod content;
 mod deadlines;
 mod durable;

@@ -14,7 +14,7 @@ use std::{
 
 use futures_util::{
     FutureExt as _,
-    future::{Either, LocalBoxFuture, join_all, select},
+    future::{Either, LocalBoxFuture, join_all, ready, select},
     stream::{FuturesUnordered, StreamExt as _, unfold},
 };
 use js_sys::{Date, Promise, Uint8Array};
@@ -23,7 +23,7 @@ use minigate_core::{
     measure::Process,
     policy::Policy,
     seam::{
-        BodyFailure, Delivery, Fetch, FetchFailure, Input, Level, Moment, Output, RequestHead, WholeLines,
+        BodyFailure, Delivery, Fetch, FetchFailure, Input, Level, Moment, Output, Problem, RequestHead, WholeLines,
         keep, pieces, restore,
     },
     state::{Op, Outcome},
@@ -32,16 +32,16 @@ use serde_bytes::ByteBuf;
 use wasm_bindgen::{JsCast as _, JsValue};
 use wasm_bindgen_futures::JsFuture;
 use web_sys::{AbortSignal, Headers, ReadableStreamDefaultReader, Request, Response, ResponseInit};
-use worker::{AnalyticsEngineDataset, Context, ObjectNamespace};
+use worker::{AnalyticsEngineDataset, Context, Env, ObjectNamespace};
 
 use super::{
     describe_js,
     guard::guarded,
-    js, ledger, state_cell, stats,
+    js, ledger, live, state_cell, stats,
     upstream::{self, Addresses, Answer, Body},
 };
 
-/// What an isolate's exchanges share.
+/// What an isolate's exchanges share that are of one configuration.
 pub(super) struct Worker {
     pub(super) policy: Policy,
     pub(super) addresses: Addresses,
@@ -50,6 +50,8 @@ pub(super) struct Worker {
     pub(super) ledger: Option<ObjectNamespace>,
     /// Where single points go, when there is such a binding.
     pub(super) analytics: Option<AnalyticsEngineDataset>,
+    /// Settings, secrets and bindings, for another configuration.
+    pub(super) env: Env,
 }
 
 /// What goes to the client.
@@ -68,6 +70,12 @@ enum Event {
     Woken(u32),
     /// What was counted is in the store.
     Flushed(u32),
+    /// A configuration was checked.
+    Checked(u32, Option<String>, Vec<Problem>),
+    /// A configuration was taken, or not.
+    Taken(u32, bool),
+    /// The configuration that the exchange goes on with, where it was found.
+    Under(Option<Rc<Worker>>),
     Whole {
         id: u32,
         status: u16,
@@ -92,6 +100,8 @@ enum Event {
 
 /// The id under which the body is waited for; the core's own begin at 1.
 const BODY: u32 = 0;
+/// The id under which another configuration is waited for.
+const UNDER: u32 = u32::MAX;
 
 /// One exchange and everything that belongs to it.
 pub(super) struct Driver {
@@ -247,6 +257,14 @@ impl Driver {
             }
             Event::Flushed(id) => {
                 self.step(Input::Stats { id, totals: ByteBuf::new(), process: Process::default() });
+            }
+            Event::Checked(id, version, problems) => self.step(Input::Checked { id, version, problems }),
+            Event::Taken(id, done) => self.step(Input::Taken { id, done }),
+            Event::Under(found) => {
+                if let Some(worker) = found {
+                    self.worker = worker;
+                }
+                self.step(Input::Under);
             }
             Event::Whole { id, status, headers, body } => {
                 self.step(Input::FetchWhole { id, status, headers, body: &body });
@@ -406,6 +424,24 @@ impl Driver {
                 if let Ok(Some(collect)) = guarded(absorb) {
                     self.later(collect);
                 }
+            }
+            Output::Check { id, files } => {
+                let Worker { env, policy, .. } = &*self.worker;
+                let (found, problems) = live::check(env, policy.environment, &files);
+                let version = found.map(|worker| worker.policy.catalog.version);
+                self.waiting.push((id, ready(Event::Checked(id, version, problems)).boxed_local()));
+            }
+            Output::Take { id, number, files } => {
+                let Worker { env, policy, .. } = &*self.worker;
+                let take = live::take(env.clone(), policy.environment, number, files);
+                let take = take.boxed_local().shared();
+                // It goes on when nobody waits for it any more.
+                self.later(take.clone().map(drop));
+                self.waiting.push((id, take.map(move |done| Event::Taken(id, done)).boxed_local()));
+            }
+            Output::Under { version } => {
+                let find = live::find(self.worker.env.clone(), version);
+                self.waiting.push((UNDER, find.map(Event::Under).boxed_local()));
             }
             // Kept by the native host only.
             Output::Replayable { .. } => {}

@@ -222,6 +222,7 @@ impl<'c, 'e> Run<'c, 'e> {
             Output::Restore { id, key, len } => self.asked = Some((id, restore(&key, len).collect())),
             Output::Watch { .. } => {}
             Output::Ledger { .. } => panic!("no case reads the ledger"),
+            Output::Check { .. } | Output::Take { .. } | Output::Under { .. } => panic!("one configuration"),
             Output::Fetch(fetch) => self.fetches.push(fetch),
             Output::Cancel { id } => self.cancelled.push(id),
             Output::Head { status, headers } => {

@@ -21,6 +21,7 @@ mod intents;
 mod kills;
 mod leaks;
 mod lifecycle;
+mod live;
 mod load;
 mod logins;
 mod metrics;
@@ -266,6 +267,7 @@ fn main() -> ExitCode {
         intents::scenarios(),
         kills::scenarios(),
         leaks::scenarios(),
+        live::scenarios(),
         load::scenarios(),
         lifecycle::scenarios(),
         logins::scenarios(),

@@ -54,6 +54,8 @@ pub(super) struct World {
     pub(super) stats: Option<u32>,
     /// What the exchange is called in what a host may keep.
     pub(super) replayable: Vec<String>,
+    /// What is asked about configurations.
+    pub(super) configuring: Vec<Output>,
     pub(super) deadline: Option<(u64, DeadlineReason)>,
     alarms: BTreeMap<String, Option<u64>>,
 }
@@ -166,6 +168,7 @@ impl World {
             samples: Vec::new(),
             stats: None,
             replayable: Vec::new(),
+            configuring: Vec::new(),
             deadline: None,
             alarms: BTreeMap::new(),
         }
@@ -308,6 +311,9 @@ impl World {
             }
             Output::Stats { id } => self.stats = Some(id),
             Output::Replayable { request_id, .. } => self.replayable.push(request_id),
+            output @ (Output::Check { .. } | Output::Take { .. } | Output::Under { .. }) => {
+                self.configuring.push(output);
+            }
             Output::Done => self.done = true,
         }
     }
