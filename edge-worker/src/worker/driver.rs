@@ -23,8 +23,8 @@ use minigate_core::{
     measure::Process,
     policy::Policy,
     seam::{
-        BodyFailure, Delivery, Fetch, FetchFailure, Input, Level, Moment, Output, Problem, RequestHead, WholeLines,
-        keep, pieces, restore,
+        BodyFailure, Delivery, Fetch, FetchFailure, Input, Level, Moment, Output, Problem, RequestHead,
+        WholeLines, keep, pieces, restore,
     },
     state::{Op, Outcome},
 };

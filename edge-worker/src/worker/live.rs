@@ -183,9 +183,8 @@ pub(super) async fn take(env: Env, environment: Environment, number: u64, files:
 
 /// A configuration that was in use, by its version.
 pub(super) async fn find(env: Env, version: String) -> Option<Rc<Worker>> {
-    let known = KEPT.with_borrow(|kept| {
-        kept.iter().find(|kept| kept.policy.catalog.version == version).cloned()
-    });
+    let known =
+        KEPT.with_borrow(|kept| kept.iter().find(|kept| kept.policy.catalog.version == version).cloned());
     if known.is_some() {
         return known;
     }

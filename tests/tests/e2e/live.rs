@@ -115,7 +115,8 @@ async fn an_operator_puts_one_and_takes_it_back(scene: Scene) {
     assert_eq!((&found["line"], &found["severity"]), (&json!(2), &json!("error")), "{}", bad.text);
     // A secret that is not there is found before it is missed.
     let model = "models: {m: {kind: openai_compatible, base_url: 'http://127.0.0.1:9/v1', model: m, api_key: '${NOT_SET_KEY}'}}\n";
-    let keyless = put(&client, &format!("{model}profiles: {{qa_a: {{model: m}}}}\nrouting: {{qa: qa_a}}\n")).await;
+    let keyless =
+        put(&client, &format!("{model}profiles: {{qa_a: {{model: m}}}}\nrouting: {{qa: qa_a}}\n")).await;
     assert_eq!(keyless.status, 422);
     assert!(keyless.text.contains("NOT_SET_KEY"), "{}", keyless.text);
     assert_eq!(answers(&client).await, "qa_b", "the old one stays");
@@ -140,7 +141,10 @@ async fn an_operator_puts_one_and_takes_it_back(scene: Scene) {
         .collect();
     let last = changes.last().expect("a record");
     assert_eq!((&last["from"], &last["to"]), (&second.json()["version"], &first.json()["version"]));
-    assert_eq!(whole(client.send("GET", "/v1/admin/config", &[("x-api-key", KEY)], "").await).await.status, 401);
+    assert_eq!(
+        whole(client.send("GET", "/v1/admin/config", &[("x-api-key", KEY)], "").await).await.status,
+        401
+    );
     host.stop().await;
 }
 
@@ -190,7 +194,8 @@ async fn a_file_is_followed(scene: Scene) {
 
     replace(&file(&host), "profiles:\n  x: {model: fast, max_token: 5}\n");
     logged(&host, "configuration_refused").await;
-    let line = host.records().into_iter().find(|line| line["event"] == "configuration_refused").expect("a line");
+    let line =
+        host.records().into_iter().find(|line| line["event"] == "configuration_refused").expect("a line");
     assert_eq!(line["code"], "configuration_invalid");
     assert!(line["traceId"].as_str().is_some_and(|id| id.len() == 32), "{line}");
     assert!(line["diagnostics"][0]["place"].as_str().is_some_and(|place| place.contains(":2:")), "{line}");
@@ -285,7 +290,8 @@ async fn a_thousand_reloads_under_load(scene: Scene) {
                 let answer = ask(&client, headers).await;
                 assert_eq!(answer.status, 200, "{}", answer.text);
                 let json = answer.json();
-                let name = json["profile"].as_str().and_then(|name| name.strip_prefix("qa_")).expect("a profile");
+                let name =
+                    json["profile"].as_str().and_then(|name| name.strip_prefix("qa_")).expect("a profile");
                 let said = json["answer"].as_str().expect("an answer");
                 assert!(said.contains(&format!("words of {name}")), "{}", answer.text);
             }

@@ -117,7 +117,10 @@ fn one_with_mistakes_changes_nothing_and_says_them() {
     checked(&mut world, Err(problem));
     assert_eq!(world.failure(), (422, "configuration_invalid".into()));
     let found = &world.json()["diagnostics"][0];
-    assert_eq!((&found["file"], &found["line"], &found["severity"]), (&json!("p.yaml"), &json!(1), &json!("error")));
+    assert_eq!(
+        (&found["file"], &found["line"], &found["severity"]),
+        (&json!("p.yaml"), &json!(1), &json!("error"))
+    );
     assert!(world.configuring.is_empty() && world.done);
     assert_eq!(versions(&world.store), [A]);
     for (body, code) in [(json!({"note": "x"}), "input_invalid"), (json!([]), "invalid_json")] {
