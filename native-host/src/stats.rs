@@ -8,7 +8,7 @@ use std::{cell::RefCell, fs, sync::Arc};
 use minigate_core::measure::{Process, Sample, Totals};
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
 
-use crate::{clock, driver::Told, journal, otlp};
+use crate::{clock, driver::Told, journal, otlp, stream_mode};
 
 /// One thread's counts, and its way to those of the others.
 #[derive(Debug)]
@@ -62,6 +62,7 @@ impl Stats {
             lines_dropped: Some(journal::dropped()),
             cpu_ms: cpu_ms(),
             memory_bytes: memory_bytes(),
+            sockets: stream_mode::sockets(),
         }
     }
 }

@@ -6,7 +6,12 @@
 //! address has a ticket in it, which is a credential: no line of the log shows one, nor a library's own
 //! words, which might.
 
-use std::{pin::pin, rc::Rc, time::Duration};
+use std::{
+    pin::pin,
+    rc::Rc,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{
@@ -16,8 +21,9 @@ use futures_util::{
 };
 use http_body_util::{Either, Full};
 use minigate_core::{
+    measure::Sockets,
     seam::{DINGTALK, Delivery, Fetch, FetchFailure, RequestHead},
-    wire::dingtalk::link::{Input, LONGEST_FRAME, Link, Output, Robot, robots},
+    wire::dingtalk::link::{Counts, Input, LONGEST_FRAME, Link, Output, Robot, robots},
 };
 use tokio::{
     net::TcpStream,
@@ -45,6 +51,14 @@ const MOST_WAITING: usize = 64;
 const READ_BUFFER: usize = 16 * 1024;
 
 type Sink = SplitSink<WebSocketStream<MaybeTlsStream<TcpStream>>, Message>;
+
+/// What the links of this process come to together; `None` without any.
+static SOCKETS: Mutex<Option<Sockets>> = Mutex::new(None);
+
+/// How robots' sockets are.
+pub(crate) fn sockets() -> Option<Sockets> {
+    *SOCKETS.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Something that was waited for.
 enum Event {
@@ -91,11 +105,17 @@ fn wanted(serving: &Serving) -> Vec<Robot> {
     robots(&worker.policy, worker.upstream.base(DINGTALK).unwrap_or_default())
 }
 
+fn count(add: impl FnOnce(&mut Sockets)) {
+    add(SOCKETS.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default());
+}
+
 async fn hold(serving: Rc<Serving>, robot: Robot, mut stopped: watch::Receiver<bool>) {
     let clock = Clock::start();
     let (events, mut happened) = mpsc::channel(MOST_WAITING);
     let link = Link::new(robot, clock.moment());
-    let mut holder = Holder { serving, clock, link, events, sockets: Vec::new() };
+    count(|sum| sum.wanted += 1);
+    let mut holder =
+        Holder { serving, clock, link, events, sockets: Vec::new(), counted: (false, Counts::default()) };
     holder.carry_out().await;
     loop {
         let deadline = holder.link.deadline().map(|at_ms| Instant::from_std(clock.instant(at_ms)));
@@ -111,6 +131,7 @@ async fn hold(serving: Rc<Serving>, robot: Robot, mut stopped: watch::Receiver<b
     }
     holder.tell(Input::Stop);
     holder.carry_out().await;
+    count(|sum| sum.wanted -= 1);
 }
 
 /// One robot's link, and what it has asked for.
@@ -120,6 +141,8 @@ struct Holder {
     link: Link,
     events: mpsc::Sender<Event>,
     sockets: Vec<Socket>,
+    /// What of it is in the process's sum already.
+    counted: (bool, Counts),
 }
 
 /// An attempt, or an open socket.
@@ -196,9 +219,17 @@ impl Holder {
             }
             match broken {
                 Some(socket) => self.end(socket, "send"),
-                None => return,
+                None => break,
             }
         }
+        let (was_open, before) =
+            std::mem::replace(&mut self.counted, (self.link.is_open(), self.link.counts()));
+        let (is_open, now) = self.counted;
+        count(|sum| {
+            sum.open = sum.open + u64::from(is_open) - u64::from(was_open);
+            sum.opened += now.opened - before.opened;
+            sum.failed += now.failed - before.failed;
+        });
     }
 
     /// Runs what ends in an event; it takes the place of what its socket did before.

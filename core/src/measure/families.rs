@@ -344,6 +344,14 @@ fn now(snapshot: &Snapshot) -> Vec<Family> {
     known(family("process.cpu", "s", Kind::Counter, cpu), seconds(process.cpu_ms));
     let memory = "Memory of the process.";
     known(gauge("process.resident_memory", "By", memory), process.memory_bytes.map(|bytes| bytes as f64));
+    let robots = process.sockets.unwrap_or_default();
+    let shown = |count: u64| process.sockets.map(|_| count as f64);
+    known(gauge("minigate.robot.sockets", "", "Robots that have a socket now."), shown(robots.open));
+    known(gauge("minigate.robots", "", "Robots that should have a socket."), shown(robots.wanted));
+    let opened = "Sockets of robots that were opened.";
+    known(family("minigate.robot.connects", "", Kind::Counter, opened), shown(robots.opened));
+    let failed = "Attempts to open one that failed.";
+    known(family("minigate.robot.connect_failures", "", Kind::Counter, failed), shown(robots.failed));
     known(gauge("minigate.time", "s", "The gateway's clock."), Some(snapshot.now_ms as f64 * MS));
     let labels = snapshot.build.iter().map(|(name, value)| (build_label(name), value.clone())).collect();
     all.push(gauge("minigate.build.info", "", "What runs.").with(labels, Number::Value(1.0)));

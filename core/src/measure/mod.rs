@@ -274,6 +274,21 @@ pub struct Process {
     pub cpu_ms: Option<u64>,
     /// Bytes in memory.
     pub memory_bytes: Option<u64>,
+    /// The sockets of robots, where this host holds some.
+    pub sockets: Option<Sockets>,
+}
+
+/// The sockets of robots, of one host together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sockets {
+    /// Robots that have one now.
+    pub open: u64,
+    /// Robots that should have one.
+    pub wanted: u64,
+    /// Sockets that were opened.
+    pub opened: u64,
+    /// Attempts that failed.
+    pub failed: u64,
 }
 
 /// How one upstream is at this moment.

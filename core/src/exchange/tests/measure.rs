@@ -7,7 +7,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::world::{BEGIN, KEY, World, chat_head, get, guarded, policy};
 use crate::{
-    measure::{Ending, Process, Sample, Sign, StageName, Totals},
+    measure::{Ending, Process, Sample, Sign, Sockets, StageName, Totals},
     policy::{Environment, Policy, auth::KeyDigest},
     seam::{Input, RequestHead},
     state::Op,
@@ -147,7 +147,8 @@ fn shown(world: &mut World) -> String {
     let sample = Sample { route: "/api/chat".into(), status: 200, total_ms: 700, ..Sample::default() };
     totals.absorb(&sample, world.now);
     let id = world.stats.expect("the host is asked");
-    let process = Process { silent_ms: Some(1_500), ..Process::default() };
+    let sockets = Some(Sockets { open: 1, wanted: 2, opened: 7, failed: 3 });
+    let process = Process { silent_ms: Some(1_500), sockets, ..Process::default() };
     world.give(Input::Stats { id, totals: ByteBuf::from(totals.encode()), process });
     totals.absorb(&sample, world.now);
     // What an isolate of the edge has counted.
@@ -168,6 +169,8 @@ fn metrics_are_the_hosts_and_the_stores_together() {
         "minigate_slots{upstream=\"openclaw\"} 8",
         "minigate_breaker_state{upstream=\"openclaw\",gen_ai_request_model=\"openclaw\"} 0",
         "minigate_log_silence_seconds 1.5",
+        "minigate_robot_sockets 1",
+        "minigate_robot_connects_total 7",
         "minigate_starts_total 1",
         "# TYPE http_server_request_duration_seconds histogram",
     ] {
