@@ -28,7 +28,7 @@ impl Python {
     pub(crate) fn ensure(layout: &Layout) -> Result<Self> {
         let ask = "import sys; print(sys.version_info[0], sys.version_info[1], sys.executable)";
         let answer = Command::new("python3").args(["-c", ask]).text();
-        let answer = answer.map_err(|error| format!("{error} (Python 3.9 or later is needed)"))?;
+        let answer = answer.map_err(|error| format!("{error} (Python 3.11 or later is needed)"))?;
         let mut words = answer.splitn(3, ' ');
         let (Some(major), Some(minor), Some(program)) = (words.next(), words.next(), words.next()) else {
             return Err(format!("python3 says `{answer}` of itself").into());
