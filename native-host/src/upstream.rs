@@ -90,9 +90,10 @@ impl Addresses {
     ///
     /// # Errors
     /// When a URL is none.
-    pub(crate) fn and(mut self, urls: [(&str, &str); 2]) -> Result<Self, String> {
+    pub(crate) fn and(mut self, urls: [(&str, &str); 3]) -> Result<Self, String> {
         for (name, url) in urls {
-            url.parse::<Uri>().map_err(|error| format!("{name}: {error}"))?;
+            // One is a scheme alone: what is sent there names its host.
+            format!("{url}//host").parse::<Uri>().map_err(|error| format!("{name}: {error}"))?;
             self.servers.push((name.to_owned(), url.trim_end_matches('/').to_owned()));
         }
         Ok(self)

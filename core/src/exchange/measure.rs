@@ -86,6 +86,7 @@ impl Phase {
             | Self::LoginAnswer(_)
             | Self::LoginRisk(_)
             | Self::Notifying(_)
+            | Self::Downloading(_)
             | Self::Saying(_) => StageName::Wechat,
             Self::Answer(_)
             | Self::StreamHead(_)

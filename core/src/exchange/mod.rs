@@ -9,6 +9,7 @@ mod ask;
 mod audit;
 mod chat;
 mod configuration;
+mod downloads;
 mod dues;
 mod faults;
 mod feedback;
@@ -144,6 +145,8 @@ enum Phase {
     Notifying(Box<Notifying>),
     /// The store's word that a message to a robot is kept.
     Hearing(u32),
+    /// A picture or file that came with a message to a robot.
+    Downloading(Box<downloads::Download>),
     /// Whoever takes what is said in a robot's conversation, or what is needed to say it.
     Saying(Box<saying::Saying>),
     /// What a person is asked, or what became of the person's word.
@@ -517,6 +520,7 @@ impl Exchange {
             Phase::Calling(calling) => self.in_calling(policy, calling, &input, now),
             Phase::Notifying(notifying) => self.in_notifying(policy, notifying, &input, now),
             Phase::Hearing(id) => self.in_hearing(policy, id, &input, now),
+            Phase::Downloading(download) => self.in_download(policy, download, &input, now),
             Phase::Saying(saying) => self.in_saying(policy, saying, &input, now),
             phase @ (Phase::Saved(_) | Phase::Ending | Phase::CallAgain(_)) => self.phase = phase,
             Phase::Ledger(id) => self.in_ledger(policy, id, &input, now),
@@ -620,6 +624,7 @@ impl Exchange {
                     Phase::Configuration(_) => self.configuration_not_stored(policy, now),
                     Phase::Notifying(notifying) => self.notice_unanswered(policy, *notifying, true, now),
                     Phase::Hearing(_) => self.not_heard(policy, now),
+                    Phase::Downloading(_) => self.download_late(policy, now),
                     Phase::Saying(saying) => self.saying_unanswered(policy, *saying, now),
                     Phase::Rollouts(_) => self.rollouts_store_failed(policy, now),
                     Phase::Approvals(asked) => self.approvals_not_read(policy, asked.said(), now),
@@ -658,6 +663,9 @@ impl Exchange {
                     Phase::Model(asked) => self.model_timed_out(policy, asked, reason, now),
                     Phase::Notifying(notifying) => self.notice_unanswered(policy, *notifying, false, now),
                     Phase::Saying(saying) => self.saying_unanswered(policy, *saying, now),
+                    Phase::Downloading(_) if reason == DeadlineReason::Attempt => {
+                        self.download_late(policy, now);
+                    }
                     Phase::Streaming(turn, streaming) => self.stream_timed_out(policy, turn, streaming, now),
                     Phase::Answer(turn) | Phase::StreamHead(turn) | Phase::StreamRefusal(turn, _) => {
                         self.turn_failed(policy, *turn, &chat::timed_out(), now);
@@ -709,6 +717,7 @@ impl Exchange {
             Phase::Notifying(notifying) => Some(notifying.id),
             Phase::Hearing(id) => Some(*id),
             Phase::Saying(saying) => Some(saying.id),
+            Phase::Downloading(download) => Some(download.id),
             Phase::LoginGates(asked) => Some(asked.store_id),
             Phase::SendPicture(sending) => Some(sending.store_id),
             Phase::Push(pushed) => pushed.store_id(),

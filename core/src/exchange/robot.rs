@@ -15,6 +15,7 @@ use serde_bytes::ByteBuf;
 use super::{
     Exchange, Phase,
     ask::Asking,
+    downloads::Attached,
     gates::STORE_PATIENCE,
     record::TurnStory,
     routes,
@@ -73,13 +74,15 @@ pub(super) struct Heard {
     pub(super) party: String,
     sender: String,
     text: String,
+    /// A picture or file; of several pictures the first.
+    attached: Option<Attached>,
     /// When the person is told that there is no answer, in milliseconds since 1970.
     pub(super) deadline_ms: u64,
 }
 
 impl Heard {
     fn of(policy: &Policy, channel: &Channel, message: Message, now: Moment) -> Self {
-        let text = text_of(&message);
+        let (text, attached) = (text_of(&message), attached_to(&message));
         let Message { conversation, sender, webhook, .. } = message;
         let asker = sender.staff_id.clone().unwrap_or_else(|| sender.id.clone());
         let (kind, id) = match conversation.is_group {
@@ -93,6 +96,7 @@ impl Heard {
             party: hash(kind, id),
             sender: hash("sender", &asker),
             text,
+            attached,
             deadline_ms: now.unix_ms.saturating_add(channel.timeout_ms.into()),
             seat: Seat {
                 channel: channel.name.clone(),
@@ -119,12 +123,21 @@ fn text_of(message: &Message) -> String {
     }
 }
 
-/// What is said to a message without words.
+/// What is to be fetched for a model to see.
+fn attached_to(message: &Message) -> Option<Attached> {
+    let attached = match &message.content {
+        Content::File { name, code } => Attached { code: code.clone(), name: Some(name.clone()) },
+        _ => Attached { code: (*message.pictures().first()?).to_owned(), name: None },
+    };
+    Some(attached).filter(|attached| !attached.code.is_empty())
+}
+
+/// What is said to a message in which there is nothing to answer.
 fn no_words(content: &Content) -> &'static str {
     match content {
         Content::Picture(_) | Content::File { .. } | Content::Video(_) | Content::Rich(_) => {
-            "目前只能回答文字和语音，请把问题用文字发给我。\n\
-             I can answer text and voice only. Please write your question."
+            "暂不支持这种消息，请把问题用文字发给我。\n\
+             This kind of message is not supported. Please write your question."
         }
         Content::Voice { .. } => {
             "没有听清，请再说一遍或用文字发给我。\nI could not hear that. Please say it again, or write it."
@@ -172,7 +185,7 @@ impl Exchange {
         let heard = Heard::of(policy, channel, message, now);
         self.story.subject = Some(heard.sender.clone());
         let mut ops = Vec::with_capacity(2);
-        if heard.text.is_empty() {
+        if heard.text.is_empty() && heard.attached.is_none() {
             let words = without_words.to_owned();
             ops.push(self.say_of(Saying::new(Kind::Refusal, heard.seat, words, now)));
         } else {
@@ -229,8 +242,7 @@ impl Exchange {
 
     /// A runner has the message: it is answered like an intent's question.
     pub(super) fn answer_heard(&mut self, policy: &Policy, now: Moment) {
-        let Some(heard) = &self.robot else { return };
-        let Some(channel) = policy.catalog.channel(&heard.seat.channel) else {
+        let (Some(heard), Some(channel)) = (&self.robot, self.channel(policy)) else {
             let failure = Failure::new(Code::Interrupted, "the configuration has changed meanwhile");
             return self.fail(policy, &failure, now);
         };
@@ -239,16 +251,24 @@ impl Exchange {
             // No intent has a name that begins so: nothing that is said of intents holds here.
             AnsweredBy::Profile(_) => format!("dingtalk:{}", channel.name),
         };
-        let request = MiniRequest::said(intent, &heard.text);
+        let (text, attached) = (heard.text.clone(), heard.attached.clone());
         self.story.subject = Some(heard.sender.clone());
-        self.story.intent = Some(request.intent.clone());
+        self.story.intent = Some(intent.clone());
+        if let Some(attached) = attached {
+            return self.download(policy, attached, intent, text, now);
+        }
+        let request = MiniRequest::said(intent, &text);
         self.consult(policy, Asking { request, store_id: 0 }, now);
+    }
+
+    /// The robot of this message.
+    pub(super) fn channel<'p>(&self, policy: &'p Policy) -> Option<&'p Channel> {
+        policy.catalog.channel(&self.robot.as_ref()?.seat.channel)
     }
 
     /// The profile that answers here, where no intent says so.
     pub(super) fn channels_profile<'p>(&self, policy: &'p Policy) -> Option<&'p str> {
-        let channel = policy.catalog.channel(&self.robot.as_ref()?.seat.channel)?;
-        match &channel.answered_by {
+        match &self.channel(policy)?.answered_by {
             AnsweredBy::Profile(name) => Some(name),
             AnsweredBy::Intent(_) => None,
         }
@@ -353,8 +373,18 @@ fn sentence(code: Code, failed: Option<&str>) -> String {
             | Code::InputTooLong
             | Code::UpstreamRefusedRequest
             | Code::Interrupted
+            | Code::AttachmentTooLarge
+            | Code::AttachmentTextTooLong
+            | Code::AttachmentTooManyPages
+            | Code::AttachmentTypeUnsupported
+            | Code::AttachmentTypeMismatch
+            | Code::AttachmentTextInvalid
     );
     match failed {
+        _ if code == Code::AttachmentDataMissing => both((
+            "没有取到图片或文件，请再发一次。",
+            "The picture or file could not be fetched. Please send it again.",
+        )),
         Some(failed) if !is_the_persons => failed.to_owned(),
         _ if is_the_persons => both(code.answer()),
         _ if matches!(code, Code::TurnExpired | Code::UpstreamTimeout) => {

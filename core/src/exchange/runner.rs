@@ -425,6 +425,13 @@ impl Exchange {
         }
     }
 
+    /// The host holds a request's body from now on, which is kept there.
+    pub(super) fn hold_body(&mut self, key: String, len: u64) {
+        if let Some(run) = &mut self.run {
+            run.body = Some((key, len));
+        }
+    }
+
     /// Something for another cell, in the list in which what is said next is said.
     pub(super) fn say_beside(&mut self, key: String, op: Op) {
         if let Some(run) = &mut self.run {

@@ -9,6 +9,7 @@
 //! A webhook is a credential: neither it nor what is said is in a log.
 
 use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
 use sha2::{Digest as _, Sha256};
 
 use super::{
@@ -30,10 +31,13 @@ use crate::{
         Op, Outcome,
         turn::{Awaited, Claimed, Create, Then, TurnOp, TurnOutcome, Watch},
     },
-    wire::dingtalk::{
-        TOKEN_HEADER,
-        send::{self, Sent, To},
-        split, token,
+    wire::{
+        dingtalk::{
+            TOKEN_HEADER,
+            send::{self, Sent, To},
+            split, token,
+        },
+        wechat::access_token::AccessToken,
     },
 };
 
@@ -46,7 +50,7 @@ const TIMEOUT: u64 = 1_800_000;
 /// Milliseconds for which it is known that it was said: longer than the message can come again.
 const KEPT: u64 = crate::wire::dingtalk::callback::REMEMBERED_MS;
 /// Milliseconds that DingTalk may take.
-const PATIENCE: u64 = 8_000;
+pub(super) const PATIENCE: u64 = 8_000;
 /// The most bytes of an answer; it is below 1 KB.
 const LONGEST_ANSWER: u64 = 64 * 1024;
 /// Attempts at one message.
@@ -195,7 +199,7 @@ impl Saying {
 }
 
 /// The token's cell of an app: it is the same for all robots of the app.
-fn token_key(app_key: &str) -> String {
+pub(super) fn token_key(app_key: &str) -> String {
     format!("dingtalk:token:{app_key}")
 }
 
@@ -333,7 +337,7 @@ impl Exchange {
     }
 
     /// Asks one of DingTalk's servers; gives the fetch's id.
-    fn post_to_dingtalk(
+    pub(super) fn post_to_dingtalk(
         &mut self,
         upstream: &str,
         path: String,
@@ -396,7 +400,9 @@ impl Exchange {
                 self.timers.attempt = None;
                 match token::parse(*status, body, now.unix_ms) {
                     Ok(found) => {
-                        self.keep_app_token(policy, &saying, &found.token, found.expires_ms, now);
+                        if let Some(channel) = policy.catalog.channel(&saying.seat.channel) {
+                            self.keep_app_token(channel, &found, now);
+                        }
                         saying.token = found.token;
                         self.say_next(policy, *saying, now);
                     }
@@ -421,11 +427,11 @@ impl Exchange {
         }
     }
 
-    fn keep_app_token(&mut self, policy: &Policy, saying: &Saying, token: &str, until_ms: u64, now: Moment) {
-        let Some(channel) = policy.catalog.channel(&saying.seat.channel) else { return };
+    /// Keeps an app's token for everybody.
+    pub(super) fn keep_app_token(&mut self, channel: &Channel, found: &AccessToken, now: Moment) {
         let ChannelKind::DingTalk { app_key, .. } = &channel.kind;
-        let value = token.as_bytes().to_vec().into();
-        let ttl_ms = until_ms.saturating_sub(now.unix_ms);
+        let value = ByteBuf::from(found.token.clone().into_bytes());
+        let ttl_ms = found.expires_ms.saturating_sub(now.unix_ms);
         self.tell(token_key(app_key), Op::Write { value, ttl_ms });
     }
 

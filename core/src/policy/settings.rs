@@ -13,7 +13,7 @@ use super::{
     auth::KeyDigest, pictures::is_origin, session::SigningKey,
 };
 use crate::{
-    seam::{DINGTALK, DINGTALK_OAPI, Level},
+    seam::{DINGTALK, DINGTALK_FILES, DINGTALK_OAPI, Level},
     state::caller::Rate,
     wire::{dingtalk, wechat::push},
 };
@@ -30,6 +30,7 @@ pub const NAMES: &[&str] = &[
     "CONTENT_CHECK_WAIT_MS",
     "CORS_ALLOW_ORIGINS",
     "DINGTALK_API_URL",
+    "DINGTALK_FILES_URL",
     "DINGTALK_OAPI_URL",
     "DINGTALK_SILENT_MS",
     "FAULT_INJECTION",
@@ -103,11 +104,13 @@ pub fn wechat_url(settings: &Settings) -> &str {
 }
 
 /// Where DingTalk's servers are, by the upstream's name.
-pub fn dingtalk_urls(settings: &Settings) -> [(&'static str, &str); 2] {
+pub fn dingtalk_urls(settings: &Settings) -> [(&'static str, &str); 3] {
     let given = |name: &str| settings.get(name).map(|url| url.trim()).filter(|url| !url.is_empty());
     [
         (DINGTALK, given("DINGTALK_API_URL").unwrap_or(dingtalk::API)),
         (DINGTALK_OAPI, given("DINGTALK_OAPI_URL").unwrap_or(dingtalk::OAPI)),
+        // What is fetched there names its host itself.
+        (DINGTALK_FILES, given("DINGTALK_FILES_URL").unwrap_or("https:")),
     ]
 }
 

@@ -70,6 +70,9 @@ pub const WECHAT: &str = "wechat";
 pub const DINGTALK: &str = "dingtalk";
 /// The name of an upstream: where DingTalk's session webhooks are.
 pub const DINGTALK_OAPI: &str = "dingtalk:oapi";
+/// The name of an upstream: wherever DingTalk keeps pictures and files. The path of a [`Fetch`] for it
+/// begins with the host: `//host/path`.
+pub const DINGTALK_FILES: &str = "dingtalk:files";
 
 /// The name of an upstream: the team's own backend, which is told of what turns come to.
 pub const WEBHOOK: &str = "webhook";

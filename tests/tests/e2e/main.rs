@@ -15,6 +15,7 @@ mod audit;
 mod audit_d1;
 mod configuration;
 mod deadlines;
+mod dingtalk;
 mod dingtalk_stream;
 mod faults;
 mod intents;
@@ -262,6 +263,7 @@ fn main() -> ExitCode {
         replay::scenarios(),
         configuration::scenarios(),
         deadlines::scenarios(),
+        dingtalk::scenarios(),
         dingtalk_stream::scenarios(),
         faults::scenarios(),
         intents::scenarios(),

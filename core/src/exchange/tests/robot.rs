@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_bytes::ByteBuf;
 use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
@@ -17,7 +18,7 @@ use crate::{
         Policy,
         channel::{AnsweredBy, Channel, ChannelKind, Mode, Reply},
     },
-    seam::{FetchFailure, RequestHead},
+    seam::{FetchFailure, Input, RequestHead},
     state::{Op, caller::Rate},
 };
 
@@ -237,8 +238,9 @@ fn what_cannot_be_read_is_acknowledged_and_what_has_no_words_is_told_so() {
         assert_eq!((world.status(), world.store.len()), (200, 0), "{body}");
     }
     for (kind, content, expected) in [
-        ("picture", json!({"downloadCode": "c"}), "文字"),
-        ("file", json!({"fileName": "a.pdf", "downloadCode": "c"}), "文字"),
+        ("picture", json!({}), "文字"),
+        ("file", json!({"fileName": "a.pdf"}), "文字"),
+        ("video", json!({"downloadCode": "c"}), "文字"),
         ("audio", json!({"recognition": " "}), "没有听清"),
         ("newest", json!({}), "暂不支持"),
     ] {
@@ -248,6 +250,88 @@ fn what_cannot_be_read_is_acknowledged_and_what_has_no_words_is_told_so() {
         let said = say(&policy, &world.store, BEGIN + 10, 0x41);
         assert!(words(&said).contains(expected), "{kind}: {}", words(&said));
     }
+}
+
+/// A picture of a message, fetched up to its bytes.
+fn fetched(policy: &Policy, kind: &str, content: Value) -> World {
+    let mut message = message("m1", true);
+    (message["msgtype"], message["content"]) = (kind.into(), content);
+    let world = heard(policy, &message, BEGIN, &Store::new());
+    let mut world = run(policy, &turn(&world.store), &world.store, BEGIN + 5, 0x32);
+    assert_eq!(sent(&world).1, "/v1.0/oauth2/accessToken");
+    world.whole(200, &[], r#"{"accessToken":"TOKEN-1","expireIn":7200}"#);
+    settle(&mut world);
+    let (upstream, path, body) = sent(&world);
+    assert_eq!((upstream.as_str(), path.as_str()), ("dingtalk", "/v1.0/robot/messageFiles/download"));
+    assert_eq!(body, json!({"downloadCode": "c1", "robotCode": "dingrobot"}));
+    world
+}
+
+const ADDRESS: &str = r#"{"downloadUrl":"https://im.oss-cn.aliyuncs.com/a.png?Signature=x"}"#;
+const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR";
+
+#[test]
+fn a_picture_is_fetched_and_shown_to_the_model() {
+    let mut policy = with_robot(|_| {});
+    policy.catalog.profiles.iter_mut().for_each(|profile| profile.attachments = true);
+    let rich = json!({"richText": [{"text": "这是什么"}, {"type": "picture", "downloadCode": "c1"}]});
+    for (kind, content) in [("picture", json!({"downloadCode": "c1"})), ("richText", rich)] {
+        let mut world = fetched(&policy, kind, content);
+        world.whole(200, &[], ADDRESS);
+        settle(&mut world);
+        let fetch = world.fetch();
+        assert_eq!((fetch.upstream.as_str(), fetch.method.as_str()), ("dingtalk:files", "GET"));
+        assert_eq!(fetch.path, "//im.oss-cn.aliyuncs.com/a.png?Signature=x");
+        let id = fetch.id;
+        world.give(Input::FetchWhole { id, status: 200, headers: Vec::new(), body: PNG });
+        // The host holds the request that is kept, in place of a client's.
+        let (_, ops) = world.asked.first().expect("it is kept").clone();
+        let kept = ops.into_iter().flat_map(|(_, op)| match op {
+            Op::Write { value, .. } => value.into_vec(),
+            _ => Vec::new(),
+        });
+        world.body = kept.collect();
+        settle(&mut world);
+        assert_eq!(world.fetch().path, "/v1/responses");
+        let request = world.sent_upstream().to_string();
+        assert!(request.contains(&STANDARD.encode(PNG)) && request.contains("image/png"), "{request}");
+        assert!(kind == "picture" || request.contains("这是什么"), "{request}");
+        assert!(!world.state_contains(&STANDARD.encode(PNG)));
+    }
+}
+
+#[test]
+fn what_cannot_be_fetched_or_shown_is_told() {
+    let policy = with_robot(|_| {});
+    let file = || json!({"fileName": "a.txt", "downloadCode": "c1"});
+    let told = |mut world: World| {
+        settle(&mut world);
+        assert!(world.done);
+        words(&say(&policy, &world.store, BEGIN + 30_000, 0x41))
+    };
+    let mut elsewhere = fetched(&policy, "file", file());
+    elsewhere.whole(200, &[], r#"{"downloadUrl":"https://evil.example/a"}"#);
+    assert!(told(elsewhere).contains("没有取到"));
+    for (status, bytes, expected) in [(404, &b"gone"[..], "没有取到"), (200, b"words", "暂不支持这种文件")]
+    {
+        let mut world = fetched(&policy, "file", file());
+        world.whole(200, &[], ADDRESS);
+        settle(&mut world);
+        let id = world.fetch().id;
+        world.give(Input::FetchWhole { id, status, headers: Vec::new(), body: bytes });
+        assert!(told(world).contains(expected), "{status}");
+    }
+    let mut large = fetched(&policy, "file", file());
+    large.whole(200, &[], ADDRESS);
+    settle(&mut large);
+    large.breaks(FetchFailure::TooLarge);
+    assert!(told(large).contains("文件太大了"));
+    let mut late = fetched(&policy, "file", file());
+    while !late.done {
+        late.wait();
+        settle(&mut late);
+    }
+    assert!(late.now < BEGIN + 30_000 && told(late).contains("没有取到"));
 }
 
 #[test]

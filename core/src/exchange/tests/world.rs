@@ -28,7 +28,7 @@ pub(super) struct World {
     /// What other exchanges left behind.
     pub(super) store: BTreeMap<String, Vec<u8>>,
     state: Vec<u8>,
-    body: Vec<u8>,
+    pub(super) body: Vec<u8>,
     /// The limit of the body that is asked for.
     pub(super) wants_body: Option<u64>,
     /// Operations that were not answered yet.

@@ -181,7 +181,6 @@ impl Message {
     }
 
     /// The codes of its pictures.
-    #[allow(dead_code, reason = "no stage fetches pictures yet")]
     pub(crate) fn pictures(&self) -> Vec<&str> {
         match &self.content {
             Content::Picture(code) => vec![code],

@@ -14,6 +14,7 @@ use serde_json::Value;
 pub(crate) mod callback;
 #[allow(dead_code, reason = "answers are messages; no stage draws cards yet")]
 pub(crate) mod card;
+pub(crate) mod file;
 pub mod link;
 pub(crate) mod message;
 pub(crate) mod send;
