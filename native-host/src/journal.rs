@@ -1,11 +1,15 @@
-//! The log: lines of JSON on standard output.
+//! The log: lines of JSON on standard output, or in a file.
 //!
 //! A request's line comes complete from the core. Lines are collected and written by a
 //! thread of their own, so that a slow reader of the log never holds up a request; when it
-//! is far too slow, lines are dropped and counted.
+//! is far too slow, lines are dropped and counted. A file that was moved away, as logrotate does, is
+//! begun anew: nobody has to send a signal.
 
 use std::{
-    io::Write as _,
+    fs::{self, File},
+    io::{self, Write as _},
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
     sync::{
         Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -27,6 +31,13 @@ struct Waiting {
     dropped: u64,
 }
 
+/// A log of one's own.
+struct LogFile {
+    path: PathBuf,
+    file: File,
+}
+
+static FILE: Mutex<Option<LogFile>> = Mutex::new(None);
 static WAITING: Mutex<Waiting> = Mutex::new(Waiting { bytes: Vec::new(), dropped: 0 });
 /// When the last line came, in milliseconds since 1970.
 static LAST_MS: AtomicU64 = AtomicU64::new(0);
@@ -87,8 +98,40 @@ pub(crate) fn flush() {
     }
 }
 
+/// From now on lines are appended to that file.
+///
+/// # Errors
+/// When it cannot be opened.
+pub fn log_to(path: &Path) -> Result<(), String> {
+    let file = open(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    *FILE.lock().unwrap_or_else(PoisonError::into_inner) = Some(LogFile { path: path.to_owned(), file });
+    Ok(())
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    File::options().create(true).append(true).open(path)
+}
+
+impl LogFile {
+    /// Appends, to a new file when the old one has another name by now.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let number = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let there = fs::metadata(&self.path).map(number).ok();
+        if there != self.file.metadata().map(number).ok()
+            && let Ok(file) = open(&self.path)
+        {
+            self.file = file;
+        }
+        self.file.write_all(bytes)
+    }
+}
+
 /// A log that cannot be written has no better place to say so.
 fn write(bytes: &[u8]) {
+    if let Some(log) = &mut *FILE.lock().unwrap_or_else(PoisonError::into_inner) {
+        let _ = log.append(bytes);
+        return;
+    }
     let mut out = std::io::stdout().lock();
     let _ = out.write_all(bytes);
     let _ = out.flush();
@@ -105,4 +148,23 @@ fn writer() -> &'static Thread {
         });
         handle.thread().clone()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_that_was_moved_away_is_begun_anew() {
+        let path = std::env::temp_dir().join(format!("minigate-log-{}.log", std::process::id()));
+        let moved = path.with_extension("log.1");
+        fs::write(&path, "old\n").expect("a file");
+        let mut log = LogFile { path: path.clone(), file: open(&path).expect("opened") };
+        log.append(b"one\n").expect("written");
+        fs::rename(&path, &moved).expect("moved");
+        log.append(b"two\n").expect("written");
+        let read = |path: &Path| fs::read_to_string(path).expect("there");
+        assert_eq!((read(&moved).as_str(), read(&path).as_str()), ("old\none\n", "two\n"));
+        let _ = (fs::remove_file(path), fs::remove_file(moved));
+    }
 }

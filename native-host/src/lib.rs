@@ -8,6 +8,7 @@
 
 pub mod audit;
 mod clock;
+pub mod commands;
 pub mod configuration;
 pub mod demo;
 mod driver;

@@ -4,7 +4,12 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 use minigate::{
-    audit, configuration, demo, journal,
+    audit,
+    commands::{
+        daemon::{self, Start},
+        doctor, onboard, send,
+    },
+    configuration, demo, journal,
     operator::{Approvals, Stats, Top, Trace},
     replay::{self, Changes},
     server,
@@ -34,7 +39,22 @@ enum Command {
         /// Use the built-in demo upstream in place of an OpenClaw Gateway. Dev only.
         #[arg(long)]
         demo: bool,
+        /// Where the log is appended; a file that was moved away is begun anew. Standard output without it.
+        #[arg(long, value_name = "FILE")]
+        log: Option<PathBuf>,
+        /// A file that holds this process's number while it lives, and where it listens.
+        #[arg(long, value_name = "FILE")]
+        pid_file: Option<PathBuf>,
     },
+    /// Set a robot up: check its credentials, write its part of a configuration and a file of secrets.
+    Onboard(onboard::Onboard),
+    /// Run a gateway in the background.
+    #[command(subcommand)]
+    Daemon(Daemon),
+    /// Have a robot of a running daemon say something.
+    Send(send::Send),
+    /// Find out why it is slow or does not answer, from the model's runtime to DingTalk.
+    Doctor(doctor::Doctor),
     /// Check configuration files, and say every mistake with its place.
     Check {
         /// The files; several are read as one.
@@ -80,6 +100,55 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         port: u16,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum Daemon {
+    /// Start it and wait until it listens. One that runs already is left alone.
+    Start {
+        /// What it is called.
+        #[arg(long)]
+        name: String,
+        /// Where it writes its log.
+        #[arg(long, value_name = "FILE")]
+        log: Option<PathBuf>,
+        /// A configuration file; several are read as one. Without it, the one of `minigate onboard`.
+        #[arg(long, value_name = "FILE")]
+        config: Vec<PathBuf>,
+        /// A file of settings, `NAME=VALUE`; those of the environment win.
+        #[arg(long, value_name = "FILE")]
+        env_file: Option<PathBuf>,
+        /// The wasm module; by default `minigate.wasm` beside this program.
+        #[arg(long, value_name = "FILE")]
+        module: Option<PathBuf>,
+    },
+    /// Ask it to end, and wait until it has answered what it was asked.
+    Stop {
+        /// What it is called.
+        #[arg(long)]
+        name: String,
+    },
+    /// Say whether it runs: 0 it does, 1 it died, 3 it does not.
+    Status {
+        /// What it is called.
+        #[arg(long)]
+        name: String,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Daemon {
+    fn run(self) -> ExitCode {
+        match self {
+            Self::Start { name, log, config, env_file, module } => {
+                daemon::start(&name, Start { log, config, env_file, module })
+            }
+            Self::Stop { name } => daemon::stop(&name),
+            Self::Status { name, json } => daemon::status(&name, json),
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -207,7 +276,16 @@ fn environment(name: &str) -> Result<Environment, String> {
 
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        Command::Serve { module, config, demo } => server::serve(module, config, demo),
+        Command::Serve { module, config, demo, log, pid_file } => {
+            let ready = pid_file
+                .map_or(Ok(()), |path| daemon::claim(&path))
+                .and_then(|()| log.map_or(Ok(()), |path| journal::log_to(&path)));
+            ready.and_then(|()| server::serve(module, config, demo))
+        }
+        Command::Onboard(onboard) => return onboard.run(),
+        Command::Daemon(daemon) => return daemon.run(),
+        Command::Send(send) => return send.run(),
+        Command::Doctor(doctor) => return doctor.run(),
         Command::Demo { port } => demo::run(port),
         Command::Check { files, environment, strict } => {
             return configuration::check(&files, environment, strict);
@@ -222,6 +300,7 @@ fn main() -> ExitCode {
         Command::Approvals(approvals) => return approvals.run(),
         Command::Schema => return configuration::schema(),
     };
+    daemon::release();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {

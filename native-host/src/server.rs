@@ -39,7 +39,9 @@ use tokio::{
 };
 
 use crate::{
-    clock, configuration, demo,
+    clock,
+    commands::daemon,
+    configuration, demo,
     driver::{Driver, Emission, Serving, Thread, Told, Worker, apply_told},
     follow::Follower,
     journal,
@@ -156,6 +158,7 @@ pub fn serve(module: Option<PathBuf>, config: Vec<PathBuf>, demo: bool) -> Resul
         .collect();
     let _ = shared.threads.first().map(|first| first.send(Told::Apply(vec![started()])));
     let policy = Arc::clone(&shared.live.current().policy);
+    daemon::listening(bound);
     journal::event(
         "info",
         "listening",
