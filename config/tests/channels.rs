@@ -91,3 +91,23 @@ fn mistakes_are_found() {
     let (_, lines) = read(&["channels: {a: {kind: slack}}"]);
     assert!(lines.iter().any(|line| line.contains("`kind` is `slack`")), "{lines:?}");
 }
+
+#[test]
+fn targets_are_one_thing_each() {
+    let robot = |targets: &str| {
+        format!(
+            "profiles: {{bot_v1: {{max_tokens: 600}}}}\nchannels:\n  bot: {{kind: dingtalk, robot_code: ding1, \
+             app_key: '${{K}}', app_secret: '${{S}}', profile: bot_v1, targets: {{{targets}}}}}"
+        )
+    };
+    let all = "b: {person: '0326'}, a: {conversation: cid1=}, c: {webhook: '${GROUP_TOKEN}'}";
+    let (catalog, lines) = read(&[LOCAL_MODEL, &robot(all)]);
+    let catalog = catalog.unwrap_or_else(|| panic!("{lines:?}"));
+    let names: Vec<_> =
+        catalog.targets.iter().map(|target| (target.name.as_str(), target.channel.as_str())).collect();
+    assert_eq!(names, [("a", "bot"), ("b", "bot"), ("c", "bot")]);
+    assert!(catalog.secrets().contains(&"GROUP_TOKEN"));
+    for wrong in ["a: {}", "a: {person: x, conversation: y}", "a: {webhook: '${ADMIN_KEY}'}"] {
+        assert!(read(&[LOCAL_MODEL, &robot(wrong)]).0.is_none(), "{wrong}");
+    }
+}

@@ -7,7 +7,7 @@ use minigate::{
     audit,
     commands::{
         daemon::{self, Start},
-        doctor, onboard, send,
+        doctor, onboard, ready, send,
     },
     configuration, demo, journal,
     operator::{Approvals, Stats, Top, Trace},
@@ -53,6 +53,8 @@ enum Command {
     Daemon(Daemon),
     /// Have a robot of a running daemon say something.
     Send(send::Send),
+    /// Ask a gateway whether it is ready. Ends with 1 when it is not.
+    Ready(ready::Ready),
     /// Find out why it is slow or does not answer, from the model's runtime to DingTalk.
     Doctor(doctor::Doctor),
     /// Check configuration files, and say every mistake with its place.
@@ -285,6 +287,7 @@ fn main() -> ExitCode {
         Command::Onboard(onboard) => return onboard.run(),
         Command::Daemon(daemon) => return daemon.run(),
         Command::Send(send) => return send.run(),
+        Command::Ready(ready) => return ready.run(),
         Command::Doctor(doctor) => return doctor.run(),
         Command::Demo { port } => demo::run(port),
         Command::Check { files, environment, strict } => {

@@ -10,6 +10,7 @@ pub mod client;
 pub mod collector;
 pub mod dingtalk;
 pub mod hosts;
+pub mod llama;
 pub mod media;
 pub mod openclaw;
 pub mod prometheus;

@@ -87,6 +87,14 @@ impl OpenClaw {
     /// # Panics
     /// As [`OpenClaw::start`].
     pub async fn start_at(provider: &str, key: &str, auth: Auth, name: &str) -> Self {
+        Self::start_with(provider, key, provider::MODEL, auth, name).await
+    }
+
+    /// The same with another model's name.
+    ///
+    /// # Panics
+    /// As [`OpenClaw::start`].
+    pub async fn start_with(provider: &str, key: &str, model: &str, auth: Auth, name: &str) -> Self {
         let name = format!("minigate-openclaw-{}-{name}-{auth:?}", std::process::id());
         let directory = std::env::temp_dir().join(name);
         fs::create_dir_all(directory.join("workspace")).expect("a temporary directory");
@@ -94,7 +102,7 @@ impl OpenClaw {
         drop(listener);
         let port = url.rsplit(':').next().expect("a port").to_owned();
         let config = directory.join("openclaw.json");
-        fs::write(&config, configuration(&port, (provider, key), auth, &directory)).expect("a file");
+        fs::write(&config, configuration(&port, (provider, key, model), auth, &directory)).expect("a file");
         let child = command(&directory, &config, &port).spawn().expect("Node can be started");
         let mut gateway = Self { url, child, directory };
         gateway.wait_until_ready().await;
@@ -162,15 +170,20 @@ impl Drop for OpenClaw {
     }
 }
 
-fn configuration(port: &str, (provider, key): (&str, &str), auth: Auth, directory: &Path) -> String {
+fn configuration(
+    port: &str,
+    (provider, key, model): (&str, &str, &str),
+    auth: Auth,
+    directory: &Path,
+) -> String {
     let text = |text: &str| json!(text).to_string();
     include_str!("../data/openclaw.json5")
         .replace("\"$PORT\"", port)
         .replace("\"$AUTH\": 0", &auth.configuration())
         .replace("\"$PROVIDER_URL\"", &text(&format!("{provider}/v1")))
         .replace("\"$PROVIDER_KEY\"", &text(key))
-        .replace("\"$MODEL\"", &text(provider::MODEL))
-        .replace("\"$MODEL_REF\"", &text(&format!("scripted/{}", provider::MODEL)))
+        .replace("\"$MODEL\"", &text(model))
+        .replace("\"$MODEL_REF\"", &text(&format!("scripted/{model}")))
         .replace("\"$WORKSPACE\"", &text(&directory.join("workspace").to_string_lossy()))
         .replace("\"$LOG_FILE\"", &text(&directory.join("gateway.jsonl").to_string_lossy()))
 }

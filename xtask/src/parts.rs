@@ -14,7 +14,7 @@ use crate::{debian, module, toolchain};
 pub(crate) type Variables = Vec<(&'static str, OsString)>;
 
 /// The native host, the module, the core alone, Node, workerd, wrangler, OpenClaw, OpenAI's and
-/// DingTalk's SDKs, Redis, Prometheus, Chromium.
+/// DingTalk's SDKs, llama.cpp, Redis, Prometheus, Chromium.
 pub(crate) fn all(layout: &Layout) -> Result<Variables> {
     let toolchain = toolchain::ensure(layout)?;
     let node = Node::ensure(layout)?;
@@ -39,6 +39,7 @@ pub(crate) fn all(layout: &Layout) -> Result<Variables> {
         ("MINIGATE_PYTHON", python.program.into()),
         ("MINIGATE_PYTHON_PACKAGES", python.openai.into()),
         ("MINIGATE_PYTHON_DINGTALK", python.dingtalk.into()),
+        ("MINIGATE_LLAMA", python.llama.into()),
         ("MINIGATE_REDIS", redis.into()),
         ("MINIGATE_PROMETHEUS", prometheus.into()),
         ("MINIGATE_CHROMIUM", chromium.into()),

@@ -1,5 +1,6 @@
-//! What comes from PyPI: OpenAI's Python SDK, which the tests hold against the model gateway, and
-//! DingTalk's, which they hold against robots.
+//! What comes from PyPI: OpenAI's Python SDK, which the tests hold against the model gateway,
+//! DingTalk's, which they hold against robots, and llama.cpp with what makes a model for it, which they
+//! put behind the gateway.
 //!
 //! Pinned with hashes in `tools/python`, and put into directories of the cache that `PYTHONPATH`
 //! names: nothing of the machine's own Python is changed.
@@ -21,10 +22,12 @@ pub(crate) struct Python {
     pub(crate) openai: PathBuf,
     /// The directory with `dingtalk_stream`.
     pub(crate) dingtalk: PathBuf,
+    /// The directory with llama.cpp and `gguf`.
+    pub(crate) llama: PathBuf,
 }
 
 impl Python {
-    /// The machine's Python, with the SDKs installed.
+    /// The machine's Python, with all of them installed.
     pub(crate) fn ensure(layout: &Layout) -> Result<Self> {
         let ask = "import sys; print(sys.version_info[0], sys.version_info[1], sys.executable)";
         let answer = Command::new("python3").args(["-c", ask]).text();
@@ -37,7 +40,8 @@ impl Python {
         let version = format!("{major}.{minor}");
         let openai = packages(layout, &program, &version, "openai")?;
         let dingtalk = packages(layout, &program, &version, "dingtalk")?;
-        Ok(Self { program, openai, dingtalk })
+        let llama = packages(layout, &program, &version, "llama")?;
+        Ok(Self { program, openai, dingtalk, llama })
     }
 }
 

@@ -67,13 +67,8 @@ static CLAIM: Mutex<Option<(PathBuf, File)>> = Mutex::new(None);
 /// When another one is, or the file cannot be written.
 pub fn claim(path: &Path) -> Result<(), String> {
     let problem = |error: std::io::Error| format!("{}: {error}", path.display());
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(problem)?;
+    let mut file =
+        File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(problem)?;
     // Somebody who only looks has it for a moment.
     let until = Instant::now() + Duration::from_secs(1);
     while let Err(error) = file.try_lock() {
@@ -209,9 +204,8 @@ fn try_start(name: &str, wanted: Start) -> Result<String, String> {
 
 /// Absolute paths, and what `onboard` or the last start said.
 fn complete(mut wanted: Start, files: &Files) -> Result<Start, String> {
-    let absolute = |path: PathBuf| {
-        std::path::absolute(&path).map_err(|error| format!("{}: {error}", path.display()))
-    };
+    let absolute =
+        |path: PathBuf| std::path::absolute(&path).map_err(|error| format!("{}: {error}", path.display()));
     if wanted.config.is_empty() && settings::text("MINIGATE_CONFIG").is_none() {
         let text = fs::read(onboarded()).unwrap_or_default();
         let said: Start = serde_json::from_slice(&text).unwrap_or_default();

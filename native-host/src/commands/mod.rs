@@ -9,6 +9,7 @@ pub mod doctor;
 mod env_file;
 mod http;
 pub mod onboard;
+pub mod ready;
 pub mod send;
 
 use std::io::Write as _;

@@ -143,13 +143,19 @@ impl Onboard {
         let missing: Vec<&str> = missing.into_iter().filter(|name| given.get(name).is_none()).collect();
         let mut lines = vec![
             format!("credentials: {checked}"),
-            format!("{}: {}", self.config.display(), if changed { "channel written" } else { "has it already" }),
+            format!(
+                "{}: {}",
+                self.config.display(),
+                if changed { "channel written" } else { "has it already" }
+            ),
             format!("{}: secrets, for its owner only", env_path.display()),
         ];
         if !missing.is_empty() && given.get("OPENCLAW_AUTH").is_none() {
             lines.push(format!("still to be set there: {}", missing.join(", ")));
         }
-        lines.push("next: minigate daemon start --name dingtalk-bot --log /var/log/minigate/dingtalk-bot.log".into());
+        lines.push(
+            "next: minigate daemon start --name dingtalk-bot --log /var/log/minigate/dingtalk-bot.log".into(),
+        );
         Ok(lines.join("\n"))
     }
 
@@ -165,7 +171,9 @@ impl Onboard {
         let before = if text.trim().is_empty() {
             Catalog::default()
         } else {
-            read(text).catalog.ok_or_else(|| format!("mistakes that were there already:\n{}", mistakes(text)))?
+            read(text)
+                .catalog
+                .ok_or_else(|| format!("mistakes that were there already:\n{}", mistakes(text)))?
         };
         if before.channel(&self.name).is_some() {
             return Ok((text.to_owned(), before));
@@ -181,7 +189,9 @@ impl Onboard {
         }
         match read(&written).catalog {
             Some(catalog) => Ok((written, catalog)),
-            None => Err(format!("nothing was written, because there would be mistakes:\n{}", mistakes(&written))),
+            None => {
+                Err(format!("nothing was written, because there would be mistakes:\n{}", mistakes(&written)))
+            }
         }
     }
 
@@ -218,7 +228,8 @@ impl Onboard {
         ];
         if !self.target.is_empty() {
             lines.push("  targets:".to_owned());
-            let target = |(name, id): &(String, String)| format!("    {name}: {{conversation: {}}}", json!(id));
+            let target =
+                |(name, id): &(String, String)| format!("    {name}: {{conversation: {}}}", json!(id));
             lines.extend(self.target.iter().map(target));
         }
         lines.join("\n") + "\n"
@@ -353,7 +364,8 @@ mod tests {
 
     #[test]
     fn a_second_channel_goes_beside_the_first() {
-        let (one, _) = onboard().write_into("# words\nprofiles: {p: {model: openclaw}}\n", "ding1").expect("valid");
+        let (one, _) =
+            onboard().write_into("# words\nprofiles: {p: {model: openclaw}}\n", "ding1").expect("valid");
         let text = one.replace("  bot:", "  # the first\n  bot:");
         let other = Onboard { name: "other".into(), target: Vec::new(), ..onboard() };
         let (two, catalog) = other.write_into(&text, "ding2").expect("valid");

@@ -58,7 +58,8 @@ impl Send {
             return Err(format!("{name} does not run; `minigate daemon start --name {name}`"));
         };
         let given = Given::read(env_file.or_else(|| files.started().env_file).as_deref())?;
-        let keys = given.get("ADMIN_KEY").ok_or("ADMIN_KEY is not set, here or in the daemon's file of settings")?;
+        let keys =
+            given.get("ADMIN_KEY").ok_or("ADMIN_KEY is not set, here or in the daemon's file of settings")?;
         let key = keys.split(',').next().unwrap_or_default().trim();
         let mut address = address;
         if address.ip().is_unspecified() {

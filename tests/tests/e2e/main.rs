@@ -13,6 +13,7 @@ mod answers;
 mod attachments;
 mod audit;
 mod audit_d1;
+mod commands;
 mod configuration;
 mod deadlines;
 mod dingtalk;
@@ -261,6 +262,7 @@ fn main() -> ExitCode {
         audit::scenarios(),
         audit_d1::scenarios(),
         replay::scenarios(),
+        commands::scenarios(),
         configuration::scenarios(),
         deadlines::scenarios(),
         dingtalk::scenarios(),

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test says so when something is missing")]
 
 mod intents;
+mod local_model;
 mod models;
 mod redteam;
 mod trusted_proxy;
@@ -41,6 +42,8 @@ use turns::{
 const THREADS: usize = 4;
 /// No scenario should take so long.
 const LIMIT: Duration = Duration::from_secs(100);
+/// One starts an OpenClaw of its own, and waits for deadlines and rests.
+const LONG: Duration = Duration::from_secs(300);
 /// The deadline of a turn in [`Setup::Hasty`].
 const HASTY: Duration = Duration::from_secs(8);
 /// What the server adds in [`Setup::Memory`].
@@ -163,10 +166,19 @@ impl Scene {
 type Run = Pin<Box<dyn Future<Output = ()>>>;
 
 fn trial(name: String, runtime: &Arc<Runtime>, run: impl FnOnce() -> Run + Send + 'static) -> Trial {
+    trial_within(LIMIT, name, runtime, run)
+}
+
+fn trial_within(
+    limit: Duration,
+    name: String,
+    runtime: &Arc<Runtime>,
+    run: impl FnOnce() -> Run + Send + 'static,
+) -> Trial {
     let runtime = Arc::clone(runtime);
     Trial::test(name, move || {
-        let work = async move { tokio::time::timeout(LIMIT, run()).await };
-        runtime.block_on(work).map_err(|_| Failed::from(format!("took more than {LIMIT:?}")))
+        let work = async move { tokio::time::timeout(limit, run()).await };
+        runtime.block_on(work).map_err(|_| Failed::from(format!("took more than {limit:?}")))
     })
 }
 
@@ -241,6 +253,12 @@ fn main() -> ExitCode {
     trials.push(trial("both::openclaws_provider_is_the_model_gateway".into(), &runtime, move || {
         Box::pin(models::openclaws_provider_is_the_model_gateway(looped))
     }));
+    trials.push(trial_within(
+        LONG,
+        "both::dingtalk_to_a_model_of_ones_own_and_back".into(),
+        &runtime,
+        || Box::pin(local_model::dingtalk_to_a_model_of_ones_own_and_back()),
+    ));
     let proxies = Arc::clone(&world);
     trials.push(trial("both::openclaw_trusts_this_proxy".into(), &runtime, move || {
         Box::pin(trusted_proxy::openclaw_trusts_this_proxy(proxies))
