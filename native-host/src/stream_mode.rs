@@ -293,7 +293,7 @@ async fn ask(upstream: Upstream, fetch: Fetch, socket: u32) -> Event {
         Err(failure) => return ended(failure),
     };
     let status = response.status().as_u16();
-    match upstream::collect(response.into_body(), limit.into()).await {
+    match upstream::collect(response.into_body(), limit).await {
         Ok(parts) => Event::Answered { socket, status, body: parts.concat() },
         Err(failure) => ended(failure),
     }

@@ -152,11 +152,11 @@ impl Exchange {
     pub(super) fn in_configuration(
         &mut self,
         policy: &Policy,
-        changing: Box<Changing>,
+        changing: Changing,
         input: &Input<'_>,
         now: Moment,
     ) {
-        let Changing { id: asked, step } = *changing;
+        let Changing { id: asked, step } = changing;
         match (step, input) {
             (step, Input::Stored { id, outcomes }) if *id == asked => {
                 self.timers.store = None;

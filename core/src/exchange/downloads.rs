@@ -84,7 +84,14 @@ fn not_fetched() -> Failure {
 
 impl Exchange {
     /// What came with a message is fetched, before it is asked about.
-    pub(super) fn download(&mut self, policy: &Policy, attached: Attached, intent: String, text: String, now: Moment) {
+    pub(super) fn download(
+        &mut self,
+        policy: &Policy,
+        attached: Attached,
+        intent: String,
+        text: String,
+        now: Moment,
+    ) {
         let Some(channel) = self.channel(policy) else { return };
         let ChannelKind::DingTalk { app_key, .. } = &channel.kind;
         let id = self.take_id();
@@ -158,10 +165,11 @@ impl Exchange {
                 let message = format!("the limit for what a robot is sent is {MOST_BYTES} bytes");
                 self.fail(policy, &Failure::new(Code::AttachmentTooLarge, message), now);
             }
-            (
-                _,
-                Input::FetchWhole { id, .. } | Input::FetchFailed { id, .. } | Input::StoreFailed { id },
-            ) if *id == download.id => self.fail(policy, &not_fetched(), now),
+            (_, Input::FetchWhole { id, .. } | Input::FetchFailed { id, .. } | Input::StoreFailed { id })
+                if *id == download.id =>
+            {
+                self.fail(policy, &not_fetched(), now)
+            }
             _ => self.phase = Phase::Downloading(download),
         }
     }

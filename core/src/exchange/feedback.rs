@@ -195,7 +195,7 @@ impl Exchange {
                 && record["subject"] == subject
                 && decision(record, "auth").is_some_and(|auth| auth["key"].as_str() == key)
         };
-        let record = records.iter().filter(own).next_back()?;
+        let record = records.iter().rfind(own)?;
         let word = |value: &Value| value.as_str().map(str::to_owned);
         let chosen = decision(record, "profile");
         let model = || decision(record, "model").and_then(|chosen| word(&chosen["model"]));

@@ -528,7 +528,7 @@ impl Exchange {
             Phase::LoggingOut(id) => self.in_log_out(policy, id, &input, now),
             Phase::Rating(rated) => self.in_rating(policy, rated, &input, now),
             Phase::Feedback(id) => self.in_feedback(policy, id, &input, now),
-            Phase::Configuration(changing) => self.in_configuration(policy, changing, &input, now),
+            Phase::Configuration(changing) => self.in_configuration(policy, *changing, &input, now),
             Phase::Under(moving) => self.in_under(policy, moving, &input, now),
             Phase::Rollouts(asked) => self.in_rollouts(policy, asked, &input, now),
             Phase::Approvals(asked) => self.in_approvals(policy, asked, &input, now),

@@ -256,10 +256,11 @@ async fn a_busy_group_delays_itself_and_nobody_else(scene: Scene) {
     let desk = start(&scene, &more).await;
     let (ding, text) = (&desk.ding, scene.marker("robot-busy"));
     let quiet = scene.marker("robot-quiet");
+    let robot = &desk;
     let sent = (0..MESSAGES).map(|at| {
         let words = format!("{text} number-{at}. [[up:slow=250]]");
         let message = of(ding, &format!("9{}", at % 20), &format!("busy-{at}"), &words, "busy");
-        async move { desk.hears("desk", &message).await }
+        async move { robot.hears("desk", &message).await }
     });
     join_all(sent).await;
     ding.wait_for_delivered("busy", 2).await;
@@ -303,7 +304,8 @@ async fn a_busy_group_delays_itself_and_nobody_else(scene: Scene) {
 
 async fn a_host_that_dies_answers_all_the_same(scene: Scene) {
     let ding = DingTalk::start(APP_KEY, APP_SECRET).await;
-    let kept = std::env::temp_dir().join(format!("minigate-robot-{}-{}", scene.kind.name(), std::process::id()));
+    let kept =
+        std::env::temp_dir().join(format!("minigate-robot-{}-{}", scene.kind.name(), std::process::id()));
     std::fs::create_dir_all(&kept).expect("a temporary directory");
     let text = scene.marker("robot-dies");
     let files = [("robots.yaml", CONFIGURATION)];

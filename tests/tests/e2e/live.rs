@@ -265,7 +265,7 @@ async fn another_host_takes_it_too(scene: Scene) {
 /// How often another configuration is put.
 const RELOADS: usize = 1_000;
 /// Clients that ask all the time.
-const CLIENTS: usize = 4;
+const CLIENTS: u64 = 4;
 
 async fn a_thousand_reloads_under_load(scene: Scene) {
     let texts = [yaml("a"), yaml("b")];
