@@ -122,7 +122,7 @@ impl AuditLedger {
         let head = match last {
             Some(line) => Head::of(&line).ok_or("the ledger's last line is none")?,
             None => {
-                let Some(worker) = super::worker(&self.env) else { return Err("no settings".into()) };
+                let Some(worker) = super::live::worker(&self.env) else { return Err("no settings".into()) };
                 let mut chain = [0; 16];
                 // `crypto.getRandomValues` does not fail for 16 bytes.
                 let _ = getrandom::fill(&mut chain);
@@ -188,7 +188,7 @@ impl AuditLedger {
     /// Deletes the lines that have had their time, and adds the one that says so: one write, since
     /// there is no pause between the two. Says whether there may be more.
     fn sweep(&self) -> Result<bool> {
-        let Some(worker) = super::worker(&self.env) else { return Ok(false) };
+        let Some(worker) = super::live::worker(&self.env) else { return Ok(false) };
         let now = unix_ms();
         let sql = self.state.storage().sql();
         // The newest stays: the next one is linked to it.
