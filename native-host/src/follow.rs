@@ -48,6 +48,8 @@ pub(crate) struct Follower {
     seen: Option<String>,
     /// What the host found at its start is in the store.
     begun: bool,
+    /// The store has not answered when a file had changed.
+    again: bool,
 }
 
 impl Follower {
@@ -55,7 +57,7 @@ impl Follower {
         let current = live.current();
         let core = RefCell::new(Core::new(live.code.clone(), &current.policy));
         let seen = (!paths.is_empty()).then(|| current.version().to_owned());
-        Self { live, store, core, paths, seen, begun: false }
+        Self { live, store, core, paths, seen, begun: false, again: false }
     }
 
     /// At the start: what the file says counts if it is another one than at the last start, else what
@@ -83,7 +85,9 @@ impl Follower {
                     self.read_again(false).await;
                 }
                 _ = looks.tick() => {
-                    if self.begun {
+                    if self.again {
+                        self.read_again(true).await;
+                    } else if self.begun {
                         self.follow(vec![(KEY.to_owned(), Op::Editions)]).await;
                     } else if let Ok(files) = configuration::files(&self.paths) {
                         self.begin(&files).await;
@@ -136,6 +140,7 @@ impl Follower {
 
     /// Takes the files if they have changed, or if somebody says so.
     async fn read_again(&mut self, asked: bool) {
+        self.again = false;
         if self.paths.is_empty() {
             return;
         }
@@ -158,7 +163,9 @@ impl Follower {
         if configured.is_none() {
             return refused(&trace(), &problems, "the file has mistakes; what was there stays");
         }
-        self.begun |= self.follow(exchange::adopted_from_file(&version, &files, false)).await;
+        let stored = self.follow(exchange::adopted_from_file(&version, &files, false)).await;
+        self.begun |= stored;
+        self.again = !stored;
     }
 
     /// Applies operations, the last of which gives the editions, and takes the newest one. Whether the
@@ -187,8 +194,16 @@ impl Follower {
         }
         let Some(files) = texts(&self.store, &self.core, edition).await else { return };
         let (live, number) = (Arc::clone(&self.live), edition.number);
+<<<<<<< HEAD
         let taking = tokio::task::spawn_blocking(move || (live.take(number, &files), files));
         let Ok((taken, files)) = taking.await else { return };
+=======
+        let (taken, files) =
+            match tokio::task::spawn_blocking(move || (live.take(number, &files), files)).await {
+                Ok(taken) => taken,
+                Err(_) => return,
+            };
+>>>>>>> 11a59d6 (A file that changed while the store failed is read again)
         if !taken {
             let (live, version) = (Arc::clone(&self.live), &edition.version);
             let (_, problems) = live.check(&files);
