@@ -28,10 +28,10 @@ use client::Gateway;
 pub struct Target {
     /// The gateway's address; without it this machine's, as BIND_ADDRESS and PORT say. The key is ADMIN_KEY
     /// of the environment, ADMIN_KEY_FILE, or a credential of systemd's.
-    #[arg(long, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL")]
     url: Option<String>,
     /// For programs: the answers as they come, in JSON.
-    #[arg(long)]
+    #[arg(long, global = true)]
     json: bool,
 }
 
