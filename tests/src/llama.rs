@@ -68,14 +68,20 @@ impl Llama {
     /// # Panics
     /// When it has ended.
     pub fn freeze(&self, still: bool) {
-        let signal = if still { "-STOP" } else { "-CONT" };
-        let sent = std::process::Command::new("kill").args([signal, &self.0.pid().to_string()]).status();
-        assert!(sent.is_ok_and(|status| status.success()), "kill {signal}");
+        self.signal(if still { "-STOP" } else { "-CONT" });
     }
 
-    /// Ends it without a word.
-    pub async fn kill(self) {
-        self.0.kill().await;
+    /// It dies, without a word.
+    ///
+    /// # Panics
+    /// When it has ended already.
+    pub fn die(&self) {
+        self.signal("-KILL");
+    }
+
+    fn signal(&self, signal: &str) {
+        let sent = std::process::Command::new("kill").args([signal, &self.0.pid().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill {signal}");
     }
 
     /// Ends it.

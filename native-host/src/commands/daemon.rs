@@ -24,7 +24,7 @@ use super::{complain, env_file, env_file::Given, print};
 use crate::settings;
 
 /// How long a start may take: a module that was never compiled on a slow machine.
-const START: Duration = Duration::from_secs(60);
+const START: Duration = Duration::from_secs(180);
 /// How long an end may take: the drain of `serve`, and what its store still writes.
 const END: Duration = Duration::from_secs(90);
 /// How often is looked.
@@ -295,6 +295,8 @@ pub fn stop(name: &str) -> ExitCode {
         }
         thread::sleep(LOOK);
     }
+    // One that was still starting left its file.
+    let _ = fs::remove_file(&files.pid);
     print(&format!("{name} stopped after {} ms", began.elapsed().as_millis()));
     ExitCode::SUCCESS
 }

@@ -41,6 +41,7 @@ channels:
 ";
 
 struct Loop {
+    llama: Llama,
     models: Host,
     openclaw: OpenClaw,
     front: Host,
@@ -49,7 +50,7 @@ struct Loop {
 }
 
 impl Loop {
-    async fn start() -> (Self, Llama) {
+    async fn start() -> Self {
         let llama = Llama::start("local-chat").await;
         // The file as it is, but for the port: a test has none of its own.
         let yaml = LOCAL_MODEL.replace("http://127.0.0.1:8000/v1", &llama.url());
@@ -72,7 +73,7 @@ impl Loop {
         ];
         let front = Host::start_with_config(Kind::Native, &[("robot.yaml", ROBOT)], &settings).await;
         let client = Client::new(&front.url);
-        (Self { models, openclaw, front, ding, client }, llama)
+        Self { llama, models, openclaw, front, ding, client }
     }
 
     /// Somebody writes; gives what is read in that conversation, and after how long.
@@ -102,7 +103,7 @@ impl Loop {
 }
 
 pub(crate) async fn dingtalk_to_a_model_of_ones_own_and_back() {
-    let (all, mut llama) = Loop::start().await;
+    let mut all = Loop::start().await;
     // Chat in front, whole and streamed.
     assert_says(&all.client.chat(&say("ping 你好")).await, ANSWER);
     assert_eq!(all.client.stream(&say_stream("ping")).await.text(), ANSWER);
@@ -116,17 +117,17 @@ pub(crate) async fn dingtalk_to_a_model_of_ones_own_and_back() {
     assert_eq!(all.ding.wait_for_delivered("cidtest=", 1).await[0].path, TO_GROUP);
 
     // The runtime hangs: people are told in time, and it is used again.
-    llama.freeze(true);
+    all.llama.freeze(true);
     let (words, took) = all.ask("hangs", "ping").await;
     assert!(words == SORRY && took < DEADLINE + SLACK, "{words} after {took:?}");
-    llama.freeze(false);
+    all.llama.freeze(false);
     all.recovers("hung").await;
     // It dies, and another one comes in its place; nothing else is started anew.
-    let port = llama.port();
-    llama.kill().await;
+    let port = all.llama.port();
+    all.llama.die();
     let (words, took) = all.ask("dies", "ping").await;
     assert!(words == SORRY && took < DEADLINE + SLACK, "{words} after {took:?}");
-    llama = Llama::start_on(port, "local-chat").await;
+    all.llama = Llama::start_on(port, "local-chat").await;
     all.recovers("died").await;
 
     for (name, output) in [("front", all.front.output()), ("models", all.models.output())] {
@@ -134,7 +135,7 @@ pub(crate) async fn dingtalk_to_a_model_of_ones_own_and_back() {
             assert!(!output.contains(canary), "{canary} is in the log of {name}");
         }
     }
-    let Loop { models, openclaw, front, .. } = all;
+    let Loop { llama, models, openclaw, front, .. } = all;
     front.stop().await;
     openclaw.stop().await;
     models.stop().await;
