@@ -194,16 +194,8 @@ impl Follower {
         }
         let Some(files) = texts(&self.store, &self.core, edition).await else { return };
         let (live, number) = (Arc::clone(&self.live), edition.number);
-<<<<<<< HEAD
         let taking = tokio::task::spawn_blocking(move || (live.take(number, &files), files));
         let Ok((taken, files)) = taking.await else { return };
-=======
-        let (taken, files) =
-            match tokio::task::spawn_blocking(move || (live.take(number, &files), files)).await {
-                Ok(taken) => taken,
-                Err(_) => return,
-            };
->>>>>>> 11a59d6 (A file that changed while the store failed is read again)
         if !taken {
             let (live, version) = (Arc::clone(&self.live), &edition.version);
             let (_, problems) = live.check(&files);

@@ -144,10 +144,7 @@ pub fn serve(module: Option<PathBuf>, config: Vec<PathBuf>, demo: bool) -> Resul
     let (exporter, mut samples) = otlp::Exporter::from_settings()?.unzip();
     let threads = channels.iter().map(|(tell, _)| tell.clone()).collect();
     let shared = Arc::new(Shared { live, store, threads, exporter, started_ms });
-<<<<<<< HEAD
     let mut is_first = true;
-=======
->>>>>>> 11a59d6 (A file that changed while the store failed is read again)
     let workers: Vec<_> = listeners
         .into_iter()
         .zip(channels)

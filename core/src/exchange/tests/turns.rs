@@ -18,7 +18,7 @@ use crate::{
         session::{self, Claims, SigningKey},
     },
     seam::{DeadlineReason, Input, RequestHead},
-    state::Op,
+    state::{Op, turn::MOST_SKEW_MS},
 };
 
 type Store = BTreeMap<String, Vec<u8>>;
