@@ -42,6 +42,8 @@ pub struct Browser {
     /// The session's URL at the driver.
     session: String,
     driver: Child,
+    /// Chromium's own process, which outlives a driver that is killed.
+    chromium: u64,
     directory: PathBuf,
 }
 
@@ -82,9 +84,10 @@ impl Browser {
         }}});
         let http = reqwest::Client::builder().no_proxy().timeout(START).build().expect("a client");
         let driver_url = format!("http://127.0.0.1:{port}");
-        let mut browser = Self { http, session: driver_url, driver, directory };
+        let mut browser = Self { http, session: driver_url, driver, chromium: 0, directory };
         let session = browser.ask(Method::POST, "/session", &wanted).await.expect("Chromium starts");
         let id = session["sessionId"].as_str().expect("a session");
+        browser.chromium = session["capabilities"]["goog:processID"].as_u64().unwrap_or_default();
         browser.session = format!("{}/session/{id}", browser.session);
         browser
     }
@@ -242,12 +245,17 @@ impl Browser {
     /// Closes it.
     pub async fn stop(mut self) {
         let _ = self.ask(Method::DELETE, "", &Value::Null).await;
+        // It has ended by itself; its number may be another one's soon.
+        self.chromium = 0;
         let _ = self.driver.kill().await;
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
+        if self.chromium != 0 {
+            let _ = std::process::Command::new("kill").arg(self.chromium.to_string()).status();
+        }
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
