@@ -54,6 +54,7 @@ tools:
 /// A host, its tools and people who use it all the time.
 struct Show {
     host: Host,
+    yaml: String,
     tools: Tools,
     load: JoinHandle<()>,
 }
@@ -86,7 +87,7 @@ impl Show {
                 let _ = person.send("POST", "/v1/mini/ask", &[], Some(&body)).await;
             }
         });
-        Self { host, tools, load }
+        Self { host, yaml, tools, load }
     }
 
     async fn stop(self) {
@@ -206,6 +207,28 @@ async fn roll_back(show: &Show, browser: &Browser) {
     until("its record", PATIENCE, ledger).await;
 }
 
+/// Another configuration is taken, compared with the one before, and given up again.
+async fn back_to_the_configuration_before(show: &Show, browser: &Browser) {
+    let operator = Person::with_key(&show.host.url, OPERATORS[0]);
+    let running =
+        async || operator.get("/version").await.json()["config"].as_str().unwrap_or_default().to_owned();
+    let before = running().await;
+    let text = show.yaml.replace("Be brief.", "Be very brief.");
+    let body = json!({"text": text, "note": "shorter answers"});
+    let taken = operator.send("PUT", "/v1/admin/config", &[], Some(&body)).await.expect("an answer");
+    assert_eq!(taken.status, 200, "{}", taken.text);
+    until("the new one", PATIENCE, async || running().await != before).await;
+    browser.click("#tab-config").await;
+    browser.click(&format!("tr[data-version='{before}'] a")).await;
+    browser.wait_for("#comparison .added").await;
+    assert!(browser.text("#comparison .removed").await.contains("Be very brief."));
+    assert!(browser.text("#comparison .added").await.contains("Be brief."));
+    picture(browser, "admin-config").await;
+    browser.click("#back").await;
+    agree(browser).await;
+    until("the one before", PATIENCE, async || running().await == before).await;
+}
+
 const TABS: [&str; 7] = ["overview", "rollouts", "approvals", "turns", "feedback", "queue", "config"];
 
 /// Every section fits a phone, in both languages.
@@ -247,6 +270,7 @@ async fn an_operator_works_with_the_page(scene: Scene) {
     browser.wait_for("[data-intent=qa] svg.pair").await;
     picture(&browser, "admin-rollouts").await;
     roll_back(&show, &browser).await;
+    back_to_the_configuration_before(&show, &browser).await;
     on_a_phone(&browser).await;
     // The cookie alone orders nothing.
     let without = "return fetch('/v1/admin/rollouts', {method: 'POST', headers: {'content-type': 'application/json'}, \
