@@ -70,7 +70,7 @@ fn mistakes_are_found() {
         ("profile: p, card_key: x", "error: `card_key` without a card"),
         (
             "profile: p, timeout_ms: 10",
-            "error: `timeout_ms` is `10`; it must be a whole number from 1000 to 3600000",
+            "error: `timeout_ms` is the number 10; it must be a whole number from 1000 to 3600000",
         ),
         ("profile: p, ack: '${S}'", "error: `${S}` names a secret, and none belongs here"),
     ] {

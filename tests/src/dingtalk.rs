@@ -120,6 +120,17 @@ impl Delivered {
         let places = [&self.body["markdown"]["text"], &self.body["text"]["content"], &param["text"]];
         places.into_iter().find_map(Value::as_str).unwrap_or_default().to_owned()
     }
+
+    /// The same of an echo of the scripted upstream, without the marks that the prompt has put around
+    /// the asker's words.
+    #[must_use]
+    pub fn echo(&self) -> String {
+        let words = self.words();
+        let Some((before, rest)) = words.split_once("<data-") else { return words };
+        let Some((mark, rest)) = rest.split_once(">\n") else { return words };
+        rest.split_once(&format!("\n</data-{mark}>"))
+            .map_or(words, |(asked, after)| format!("{before}{asked}{after}"))
+    }
 }
 
 impl DingTalk {

@@ -32,6 +32,7 @@ pub const REQUEST_HEADERS: &[&str] = &[
     "cookie",
     "host",
     "idempotency-key",
+    "if-none-match",
     "last-event-id",
     "origin",
     "prefer",

@@ -117,10 +117,10 @@ async fn a_message_is_answered_once_in_its_conversation(scene: Scene) {
     desk.hears("desk", &ding.group_message("m1", &text, "group")).await;
     desk.hears("desk", &ding.message("m2", &text, "alone")).await;
     let group = ding.wait_for_delivered("group", 1).await;
-    assert_eq!(group[0].words(), format!("echo: {text} @{STAFF_ID}"));
+    assert_eq!(group[0].echo(), format!("echo: {text} @{STAFF_ID}"));
     assert_eq!(group[0].body["at"]["atUserIds"], json!([STAFF_ID]));
     let alone = ding.wait_for_delivered("alone", 1).await;
-    assert_eq!(alone[0].words(), format!("echo: {text}"));
+    assert_eq!(alone[0].echo(), format!("echo: {text}"));
     // They are two conversations.
     let asked = scene.upstream().seen(&text);
     let sessions: Vec<_> = asked.iter().map(|seen| seen.header("x-openclaw-session-key")).collect();
@@ -141,7 +141,8 @@ async fn a_message_is_answered_once_in_its_conversation(scene: Scene) {
     (picture["msgtype"], picture["content"]) = ("picture".into(), json!({"downloadCode": "c"}));
     desk.hears("desk", &picture).await;
     let alone = ding.wait_for_delivered("alone", 2).await;
-    assert!(alone[1].words().contains("文字"), "{}", alone[1].words());
+    // The scripted DingTalk gives no files.
+    assert!(alone[1].words().contains("没有取到"), "{}", alone[1].words());
     desk.hears("desk", &ding.message("m5", "long [[up:huge=9000]]", "long")).await;
     let pieces = ding.wait_for_delivered("long", 3).await;
     assert!(pieces.iter().all(|piece| piece.words().encode_utf16().count() <= 3_800));
@@ -188,7 +189,7 @@ async fn where_the_webhook_is_over_the_api_answers(scene: Scene) {
     ding.end_session("over");
     desk.hears("desk", &ding.group_message("m1", &text, "over")).await;
     let sent = ding.wait_for_delivered("cidover=", 1).await;
-    assert_eq!((sent[0].path.as_str(), sent[0].words()), (TO_GROUP, format!("echo: {text}")));
+    assert_eq!((sent[0].path.as_str(), sent[0].echo()), (TO_GROUP, format!("echo: {text}")));
     // To a person; the token is used again, and renewed when it is over.
     ding.fail_once(dingtalk::SESSION, Fault::Errcode(130_101));
     desk.hears("desk", &ding.message("m2", &text, "fast")).await;
@@ -224,14 +225,17 @@ async fn a_model_that_hangs_dies_or_talks_rubbish_is_told(scene: Scene) {
         let waited = begun.elapsed();
         assert!(waited < Duration::from_secs(8), "{directive}: {waited:?}");
         let words = told[0].words();
-        let clear = words.contains("请稍后再试") || words.contains("请换个说法");
-        assert!(clear && words.contains("lease") && words.contains(STAFF_ID), "{directive}: {words}");
+        let its_own = words.contains("请稍后再试") || words.contains("请换个说法");
+        // After so many failures in a row the model is left alone for a while, and all are told at once.
+        let of_all = words.contains("请稍后再发一次");
+        let clear = (its_own && words.contains(STAFF_ID)) || of_all;
+        assert!(clear && words.contains("lease"), "{directive}: {words}");
     }
     // It has come back, and nobody had to start anything.
     until("it answers again", Duration::from_secs(40), || async {
         let id = format!("back-{}", ding.delivered().len());
         desk.hears("hasty", &ding.message(&id, &text, &id)).await;
-        ding.wait_for_delivered(&id, 1).await[0].words() == format!("echo: {text}")
+        ding.wait_for_delivered(&id, 1).await[0].echo() == format!("echo: {text}")
     })
     .await;
     desk.stop().await;
@@ -243,7 +247,7 @@ async fn an_acknowledgement_comes_where_the_answer_takes_long(scene: Scene) {
     desk.hears("polite", &ding.group_message("m1", &format!("{text} [[up:slow=4000]]"), "slow")).await;
     let said = ding.wait_for_delivered("slow", 2).await;
     assert_eq!(said[0].words(), "收到，正在思考…");
-    assert!(said[1].words().starts_with(&format!("echo: {text}")));
+    assert!(said[1].echo().starts_with(&format!("echo: {text}")));
     desk.stop().await;
 }
 
@@ -283,7 +287,8 @@ async fn a_busy_group_delays_itself_and_nobody_else(scene: Scene) {
         turns().into_iter().partition(|record| record.get("code").is_some());
     assert_eq!(refused.len() + answered.len(), MESSAGES + 1);
     assert!(refused.iter().all(|record| record["code"] == "queue_full"), "{refused:?}");
-    assert!(!refused.is_empty() && answered.len() >= 60, "{} {}", refused.len(), answered.len());
+    // They come at once, before anybody knows how fast the model is: who would be too late is refused.
+    assert!(!refused.is_empty() && answered.len() >= 20, "{} {}", refused.len(), answered.len());
     // The answers are all said, and after the last refusal one sentence.
     let echoes = |words: &str| words.contains(&text) && words.starts_with("echo: ");
     until("all is said", Duration::from_secs(40), || async {
@@ -325,7 +330,7 @@ async fn a_host_that_dies_answers_all_the_same(scene: Scene) {
     let said = || ding.delivered_to("dies");
     until("it is answered", Duration::from_secs(45), || async { !said().is_empty() }).await;
     assert_eq!(said().len(), 1);
-    assert!(said()[0].words().starts_with(&format!("echo: {text}")), "{}", said()[0].words());
+    assert!(said()[0].echo().starts_with(&format!("echo: {text}")), "{}", said()[0].words());
     desk.stop().await;
     let _ = std::fs::remove_dir_all(&kept);
 }

@@ -132,7 +132,7 @@ async fn a_message_is_answered_at_once_and_then_in_its_conversation(scene: Scene
                "message": "OK", "data": "{\"response\":{}}"})
     );
     let delivered = ding.wait_for_delivered("first", 1).await;
-    assert_eq!(delivered[0].words(), format!("echo: {marker}"));
+    assert_eq!(delivered[0].echo(), format!("echo: {marker}"));
     assert!(delivered.len() == 1 && ack.at.duration_since(sent) < Duration::from_secs(2));
     // It was answered before anybody was asked.
     let seen = scene.upstream().wait_for(&marker, "the question", |_| true).await;
