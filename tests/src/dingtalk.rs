@@ -126,10 +126,13 @@ impl Delivered {
     #[must_use]
     pub fn echo(&self) -> String {
         let words = self.words();
-        let Some((before, rest)) = words.split_once("<data-") else { return words };
-        let Some((mark, rest)) = rest.split_once(">\n") else { return words };
-        rest.split_once(&format!("\n</data-{mark}>"))
-            .map_or(words, |(asked, after)| format!("{before}{asked}{after}"))
+        let echo = || {
+            let (before, rest) = words.split_once("<data-")?;
+            let (mark, rest) = rest.split_once(">\n")?;
+            let (asked, after) = rest.split_once(&format!("\n</data-{mark}>"))?;
+            Some(format!("{before}{asked}{after}"))
+        };
+        echo().unwrap_or(words)
     }
 }
 
