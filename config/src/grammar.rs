@@ -187,9 +187,7 @@ const DINGTALK: &[Key] = &[
     ),
     key("intent", Shape::Name, "Whoever answers this intent answers here."),
     key("profile", Shape::Name, "Or this profile."),
-    key("reply", Shape::Word(&["markdown", "text", "card"]), "What answers are; markdown."),
-    key("card_template", Shape::Text, "Of a card: its template."),
-    key("card_key", Shape::Name, "Of a card: the template's variable for the answer; content."),
+    key("reply", Shape::Word(&["markdown", "text"]), "What answers are; markdown."),
     key("ack", Shape::Text, "What is said while the answer is made; nothing without it."),
     key("ack_after_ms", Shape::Integer(0, 60_000), "After how long that is said; at once without it."),
     key(

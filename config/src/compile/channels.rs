@@ -72,7 +72,7 @@ fn channel(
         app_key: secret(node, "app_key", report),
         app_secret: secret(node, "app_secret", report),
         mode,
-        reply: reply(node, report),
+        reply: reply(node),
     };
     Channel {
         name: entry.key.clone(),
@@ -126,25 +126,9 @@ fn answered_by(
     }
 }
 
-fn reply(node: &Node, report: &mut Report) -> Reply {
-    let reply = text(node, "reply");
-    let template = text(node, "card_template");
-    for key in ["card_template", "card_key"] {
-        if let Some(there) = node.get(key)
-            && reply.as_deref() != Some("card")
-        {
-            report.error_with(there.place, format!("`{key}` without a card"), "write `reply: card`");
-        }
-    }
-    match reply.as_deref() {
+fn reply(node: &Node) -> Reply {
+    match text(node, "reply").as_deref() {
         Some("text") => Reply::Text,
-        Some("card") => {
-            if let (None, Some(there)) = (&template, node.get("reply")) {
-                report.error(there.place, "a card without a `card_template`");
-            }
-            let key = text(node, "card_key").unwrap_or_else(|| "content".to_owned());
-            Reply::Card { template: template.unwrap_or_default(), key }
-        }
         _ => Reply::Markdown,
     }
 }

@@ -293,7 +293,7 @@ impl Exchange {
             let (path, to) = (path.to_owned(), saying.mentions());
             let body = match reply {
                 Reply::Text => send::text_body(&words, &to),
-                Reply::Markdown | Reply::Card { .. } => send::markdown_body(&title, &words, &to),
+                Reply::Markdown => send::markdown_body(&title, &words, &to),
             };
             return self.post_saying(saying, Stage::Webhook, (DINGTALK_OAPI, path), None, body, now);
         }

@@ -64,13 +64,6 @@ pub enum Reply {
     Markdown,
     /// Plain messages.
     Text,
-    /// A card that grows.
-    Card {
-        /// The card's template.
-        template: String,
-        /// The template's variable for the answer.
-        key: String,
-    },
 }
 
 /// Who answers a channel.

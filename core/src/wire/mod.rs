@@ -23,7 +23,6 @@ pub(crate) mod responses;
 pub(crate) mod sse;
 pub mod tool;
 pub(crate) mod upstream;
-#[allow(dead_code, reason = "no stage of an exchange sends it yet")]
 pub(crate) mod webhook;
 pub(crate) mod wechat;
 

@@ -1,4 +1,4 @@
-//! What DingTalk's servers send to a robot, are asked and answer: messages, replies, cards, the
+//! What DingTalk's servers send to a robot, are asked and answer: messages, replies, the
 //! frames of Stream mode.
 //!
 //! DingTalk says some failures in a body with status 200 and some by a status with a `code`; its
@@ -12,18 +12,15 @@
 use serde_json::Value;
 
 pub(crate) mod callback;
-#[allow(dead_code, reason = "answers are messages; no stage draws cards yet")]
-pub(crate) mod card;
 pub(crate) mod file;
 pub mod link;
 pub(crate) mod message;
 pub(crate) mod send;
 pub(crate) mod split;
-#[allow(dead_code, reason = "the native host speaks it")]
 pub(crate) mod stream;
 pub(crate) mod token;
 
-/// Where the robot's API is: tokens, messages, cards, the gateway of Stream mode.
+/// Where the robot's API is: tokens, messages, the gateway of Stream mode.
 pub(crate) const API: &str = "https://api.dingtalk.com";
 /// Where session webhooks are, and the only place to which a reply by one goes.
 pub(crate) const OAPI: &str = "https://oapi.dingtalk.com";

@@ -17,8 +17,6 @@ use crate::{
 pub(crate) const OPEN: &str = "/v1.0/gateway/connections/open";
 /// The topic of messages to a robot.
 pub(crate) const MESSAGES: &str = "/v1.0/im/bot/messages/get";
-/// The topic of taps on cards.
-pub(crate) const CARDS: &str = "/v1.0/card/instances/callback";
 
 /// The body of the request to [`OPEN`]. `key` and `secret` are names of settings; `agent` is this
 /// program's name and version.
@@ -287,8 +285,10 @@ mod tests {
         let unread = frame("CALLBACK", MESSAGES, "no json");
         assert_eq!(unread.kind, Kind::Message("no json".into()));
         assert!(unread.ack().is_some_and(|ack| ack.starts_with(r#"{"code":200,"#)));
-        let card = frame("CALLBACK", CARDS, "{}");
-        assert_eq!(card.kind, Kind::Callback(CARDS.into()));
+        // Taps on cards, of which this robot has none.
+        let cards = "/v1.0/card/instances/callback";
+        let card = frame("CALLBACK", cards, "{}");
+        assert_eq!(card.kind, Kind::Callback(cards.into()));
         assert!(card.ack().is_some_and(|ack| ack.starts_with(r#"{"code":404,"#)));
         assert!(frame("EVENT", "*", "{}").ack().is_some_and(|ack| ack.contains("SUCCESS")));
         assert_eq!(frame("OTHER", "", "").ack(), None);

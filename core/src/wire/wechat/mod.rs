@@ -19,7 +19,6 @@ pub(crate) mod field;
 pub(crate) mod login;
 pub(crate) mod push;
 pub(crate) mod risk;
-#[allow(dead_code, reason = "no stage of an exchange sends it yet")]
 pub(crate) mod subscribe;
 
 /// WeChat's servers failed, or answered something else than what is documented.
