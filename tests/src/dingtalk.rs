@@ -129,8 +129,9 @@ impl Delivered {
         let echo = || {
             let (before, rest) = words.split_once("<data-")?;
             let (mark, rest) = rest.split_once(">\n")?;
-            let (asked, after) = rest.split_once(&format!("\n</data-{mark}>"))?;
-            Some(format!("{before}{asked}{after}"))
+            // Cut off where the words have an order to the upstream.
+            let end = format!("\n</data-{mark}>");
+            Some(format!("{before}{}", rest.replacen(&end, "", 1)))
         };
         echo().unwrap_or(words)
     }

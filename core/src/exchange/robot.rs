@@ -301,9 +301,12 @@ impl Exchange {
             (Some(words), _) => self.say_of(Saying::new(Kind::Answer, heard.seat, words, now)),
             // Nobody was asked: as many as there are, it is said once.
             (None, code) if self.story.asked_ms.is_none() && is_of_many(code) => {
-                let window = now.unix_ms / WINDOW;
+                // Nor is anybody left in silence for longer than an answer may take.
+                let patience = channel.map_or(WINDOW, |channel| channel.timeout_ms.into());
+                let (width, slack) = (WINDOW.min(patience), WINDOW_SLACK.min(patience / 2));
+                let window = now.unix_ms / width.max(1);
                 let words = if heard.seat.is_group { crowded(code) } else { sentence(code, failed) };
-                let from_ms = (window + 1) * WINDOW + WINDOW_SLACK;
+                let from_ms = (window + 1) * width.max(1) + slack;
                 let seat = Seat { asker: heard.seat.asker.filter(|_| !heard.seat.is_group), ..heard.seat };
                 let saying = Saying::new(Kind::Refusal, seat, words, now).not_before(from_ms);
                 self.say(saying, &format!("{}\n{window}", heard.party))

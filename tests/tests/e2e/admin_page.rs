@@ -75,7 +75,7 @@ impl Show {
             ("ABUSE_PROTECTION", "off"),
             ("MAX_CONCURRENCY", "0"),
         ];
-        let host = Host::start_with_config(scene.kind, &[("page.yaml", &yaml)], &settings).await;
+        let host = Host::start_changeable(scene.kind, &[("page.yaml", &yaml)], &settings).await;
         let person = Person::new(&host.url);
         let load = tokio::spawn(async move {
             for number in 0.. {

