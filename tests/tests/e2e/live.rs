@@ -43,7 +43,7 @@ const LONG: Duration = Duration::from_secs(30);
 /// One of two configurations: which is in the profile's name, in what the model is sent, and so in its answer.
 fn yaml(name: &str) -> String {
     format!(
-        "models: {{fast: {{kind: openclaw, side_effects: false}}}}\n\
+        "models: {{fast: {{kind: openclaw, side_effects: none}}}}\n\
          profiles:\n  qa_{name}: {{model: fast, prompt: 'words of {name}: {{{{ text }}}}', system_prompt: 'PROFILE {name}'}}\n\
          routing: {{qa: qa_{name}}}\naudit: {{enabled: true}}\n"
     )
@@ -208,7 +208,9 @@ async fn a_file_is_followed(scene: Scene) {
     half.write_all(first.as_bytes()).expect("written");
     half.sync_all().expect("on disk");
     replace(&host.directory().join("..other"), "wakes whoever watches");
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    for _ in 0..50 {
+        assert_eq!(answers(&client).await, "qa_b");
+    }
     half.write_all(rest.as_bytes()).expect("written");
     drop(half);
     serves(&client, "qa_c").await;
