@@ -207,7 +207,7 @@ impl DingTalk {
         let what = format!("{count} messages to {to}");
         // A message is taken before its request is answered, and the record changes after both.
         let there =
-            crate::until(&what, Duration::from_secs(20), || async { self.delivered_to(to).len() >= count });
+            crate::until(&what, Duration::from_secs(40), || async { self.delivered_to(to).len() >= count });
         there.await;
         self.delivered_to(to)
     }
