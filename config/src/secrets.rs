@@ -73,7 +73,7 @@ fn is_named(entry: &Entry) -> bool {
     let named = entry.node.text().is_some_and(|text| reference(text).is_some());
     match entry.key.as_str() {
         "api_key" => matches!(entry.node.value, Value::Text(_)),
-        "secret" | "app_key" | "app_secret" => named,
+        "secret" | "app_key" | "app_secret" | "webhook" => named,
         _ => false,
     }
 }
