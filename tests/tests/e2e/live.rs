@@ -158,7 +158,8 @@ async fn ledger(client: &Client) -> Vec<Value> {
         let before = records.len();
         let parsed = |line| serde_json::from_str::<Value>(record(line).expect("a line")).expect("JSON");
         records.extend(page.text.lines().map(parsed));
-        if records.len() == before {
+        // Each look has a record of its own: only a full page means that there is more.
+        if records.len() - before < minigate_core::seam::LEDGER_PAGE as usize {
             return records;
         }
     }
