@@ -180,13 +180,13 @@ fn models_and_their_keys() {
     let served = |rest: &str| model(&format!("base_url: 'http://localhost:1/v1', {rest}"));
     first(
         &served("replicas: ['http://api.example.com/v1']"),
-        "a.yaml:2:87: error: `replicas` is http to a public host: the key and what people write could be read on the way; use https",
+        "a.yaml:2:88: error: `replicas` is http to a public host: the key and what people write could be read on the way; use https",
     );
-    first(&served("fallback: m"), "a.yaml:2:86: error: a model cannot stand in for itself");
-    first(&served("fallback: n"), "a.yaml:2:86: error: there is no openai_compatible model `n`");
+    first(&served("fallback: m"), "a.yaml:2:87: error: a model cannot stand in for itself");
+    first(&served("fallback: n"), "a.yaml:2:87: error: there is no openai_compatible model `n`");
     first(
         &served("on_overflow: cut"),
-        "a.yaml:2:89: error: `on_overflow` is `cut`; it must be one of refuse, trim",
+        "a.yaml:2:90: error: `on_overflow` is `cut`; it must be one of refuse, trim",
     );
     let many = format!("replicas: [{}]", vec!["'http://localhost:2/v1'"; 16].join(", "));
     assert!(lines(&[("a.yaml", &served(&many))]).contains("error: a model has at most 16 servers"));
