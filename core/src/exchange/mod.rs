@@ -309,9 +309,14 @@ impl Exchange {
     }
 
     fn blank(policy: &Policy, head: &RequestHead, now: Moment) -> Self {
+        Self::of(routes::facts(policy, head, now))
+    }
+
+    /// One with these facts that has done nothing yet.
+    fn of(facts: Facts) -> Self {
         Self {
             phase: Phase::Done,
-            facts: routes::facts(policy, head, now),
+            facts,
             timers: Timers::default(),
             story: Story::default(),
             lease: None,

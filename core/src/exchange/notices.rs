@@ -11,7 +11,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Dues, Exchange, Facts, Phase, Story, Timers,
+    Exchange, Facts, Phase, Timers,
     gates::{Caller, STORE_PATIENCE},
     inspection::openid_key,
     record,
@@ -247,20 +247,7 @@ impl Exchange {
         }
         let key =
             format!("{}{NAME}{}_{}", turns::CELL, way.name(), webhook::id(&notifying.notice(&self.facts)));
-        let runner = Self {
-            phase: Phase::Done,
-            facts: self.facts.clone(),
-            timers: Timers::default(),
-            story: Story::default(),
-            lease: None,
-            dues: Dues::default(),
-            durable: None,
-            run: None,
-            robot: None,
-            stages: Default::default(),
-            next_id: 1,
-            outputs: Default::default(),
-        };
+        let runner = Self::of(self.facts.clone());
         let create = Create {
             owner: OWNER.to_owned(),
             digest: [0; 32],

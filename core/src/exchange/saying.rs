@@ -13,7 +13,7 @@ use serde_bytes::ByteBuf;
 use sha2::{Digest as _, Sha256};
 
 use super::{
-    Dues, Exchange, Phase, Story, Timers,
+    Exchange, Phase, Timers,
     gates::STORE_PATIENCE,
     record,
     robot::Seat,
@@ -208,20 +208,7 @@ impl Exchange {
     pub(super) fn say(&self, saying: Saying, name: &str) -> (String, Op) {
         let hash = Sha256::digest(name);
         let key = format!("{}{NAME}{}", turns::CELL, auth::hex(&hash[..16]));
-        let runner = Self {
-            phase: Phase::Done,
-            facts: self.facts.clone(),
-            timers: Timers::default(),
-            story: Story::default(),
-            lease: None,
-            dues: Dues::default(),
-            durable: None,
-            run: None,
-            robot: None,
-            stages: Default::default(),
-            next_id: 1,
-            outputs: Default::default(),
-        };
+        let runner = Self::of(self.facts.clone());
         let create = Create {
             owner: OWNER.to_owned(),
             digest: [0; 32],

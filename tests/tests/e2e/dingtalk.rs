@@ -103,9 +103,6 @@ impl Desk {
     }
 }
 
-/// How long a runner that is not heard of keeps its turn.
-const LEASE: Duration = Duration::from_secs(15);
-
 /// A group's message of somebody.
 fn of(ding: &DingTalk, sender: &str, id: &str, text: &str, group: &str) -> Value {
     let mut message = ding.group_message(id, text, group);
@@ -227,8 +224,7 @@ async fn a_model_that_hangs_dies_or_talks_rubbish_is_told(scene: Scene) {
         desk.hears("hasty", &ding.group_message(&session, &words, &session)).await;
         let told = ding.wait_for_delivered(&session, 1).await;
         let waited = begun.elapsed();
-        // On a machine under load an operation may be given up by its host, which then costs its lease.
-        assert!(waited < Duration::from_secs(8) + LEASE, "{directive}: {waited:?}\n{}", desk.host.output());
+        assert!(waited < Duration::from_secs(8), "{directive}: {waited:?}\n{}", desk.host.output());
         let words = told[0].words();
         let its_own = words.contains("请稍后再试") || words.contains("请换个说法");
         // After so many failures in a row the model is left alone for a while, and all are told at once.
