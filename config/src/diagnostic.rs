@@ -5,6 +5,8 @@
 
 use std::{fmt, fmt::Write as _};
 
+use minigate_core::seam::Problem;
+
 use crate::secrets::looks_secret;
 
 /// A character of a file.
@@ -55,6 +57,20 @@ impl fmt::Display for Diagnostic {
         match &self.help {
             Some(help) => write!(f, "\n  help: {help}"),
             None => Ok(()),
+        }
+    }
+}
+
+impl From<Diagnostic> for Problem {
+    fn from(found: Diagnostic) -> Self {
+        let place = |number| u32::try_from(number).unwrap_or(u32::MAX);
+        Self {
+            error: found.severity == Severity::Error,
+            file: found.file,
+            line: place(found.line),
+            column: place(found.column),
+            message: found.message,
+            help: found.help,
         }
     }
 }

@@ -17,7 +17,10 @@ mod shape;
 mod url;
 mod yaml;
 
-use minigate_core::policy::{Environment, catalog::Catalog};
+use minigate_core::{
+    policy::{Environment, catalog::Catalog},
+    seam::{ConfigFile, Problem},
+};
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use explain::{Question, explain};
@@ -62,6 +65,15 @@ pub fn check(sources: &[Source], environment: Option<Environment>) -> Checked {
     let diagnostics = report.into_diagnostics();
     let failed = diagnostics.iter().any(|found| found.severity == Severity::Error);
     Checked { catalog: (!failed).then_some(catalog), diagnostics }
+}
+
+/// The same for a host that was asked to take files: the catalog when they can be taken, and every
+/// mistake as the core tells it.
+pub fn check_files(files: &[ConfigFile], environment: Environment) -> (Option<Catalog>, Vec<Problem>) {
+    let source = |file: &ConfigFile| Source { name: file.name.clone(), text: file.text.clone() };
+    let sources: Vec<Source> = files.iter().map(source).collect();
+    let Checked { catalog, diagnostics } = check(&sources, Some(environment));
+    (catalog, diagnostics.into_iter().map(Problem::from).collect())
 }
 
 /// The version of such files: the first 12 hex digits of the SHA-256 of their texts, in their order.

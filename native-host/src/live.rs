@@ -11,7 +11,6 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use minigate_config::{Checked, Severity, Source};
 use minigate_core::{
     policy::{self, Policy, Secrets, SettingError, catalog::Catalog},
     seam::{ConfigFile, Problem},
@@ -123,33 +122,12 @@ impl Live {
 
     /// Checks a configuration completely; gives it ready to serve with when it can be taken.
     pub(crate) fn check(&self, files: &[ConfigFile]) -> (Option<Configured>, Vec<Problem>) {
-        let source = |file: &ConfigFile| Source { name: file.name.clone(), text: file.text.clone() };
-        let sources: Vec<Source> = files.iter().map(source).collect();
-        let Checked { catalog, diagnostics } = minigate_config::check(&sources, Some(self.base.environment));
-        let place = |number| u32::try_from(number).unwrap_or(u32::MAX);
-        let mut problems: Vec<Problem> = diagnostics
-            .into_iter()
-            .map(|found| Problem {
-                error: found.severity == Severity::Error,
-                file: found.file,
-                line: place(found.line),
-                column: place(found.column),
-                message: found.message,
-                help: found.help,
-            })
-            .collect();
+        let (catalog, mut problems) = minigate_config::check_files(files, self.base.environment);
         let Some(catalog) = catalog else { return (None, problems) };
         match self.make(catalog) {
             Ok(configured) => (Some(configured), problems),
             Err(found) => {
-                problems.extend(found.into_iter().map(|message| Problem {
-                    error: true,
-                    file: String::new(),
-                    line: 0,
-                    column: 0,
-                    message,
-                    help: None,
-                }));
+                problems.extend(found.into_iter().map(Problem::general));
                 (None, problems)
             }
         }

@@ -12,7 +12,7 @@ use hyper::{
     Method, Request, Uri,
     header::{CONTENT_TYPE, HeaderName, HeaderValue},
 };
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnector;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -27,7 +27,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval, timeout},
 };
 
-use crate::{clock, driver::Serving, journal, settings};
+use crate::{clock, driver::Serving, journal, settings, upstream::with_tls};
 
 /// Requests whose traces may wait to be sent.
 const MOST_WAITING: usize = 4_096;
@@ -169,13 +169,7 @@ struct Way<'e> {
 
 impl<'e> Way<'e> {
     fn new(exporter: &'e Exporter) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        let connector = HttpsConnectorBuilder::new()
-            .with_webpki_roots()
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(connector);
+        let connector = with_tls(HttpConnector::new());
         Self { exporter, client: Client::builder(TokioExecutor::new()).build(connector), complained: None }
     }
 

@@ -112,6 +112,13 @@ impl Addresses {
     }
 }
 
+/// Connections with TLS where the address says https. The roots come with the program, so that it
+/// needs none on the machine.
+pub(crate) fn with_tls(mut connector: HttpConnector) -> HttpsConnector<HttpConnector> {
+    connector.enforce_http(false);
+    HttpsConnectorBuilder::new().with_webpki_roots().https_or_http().enable_http1().wrap_connector(connector)
+}
+
 /// One thread's connections.
 #[derive(Clone, Debug)]
 pub(crate) struct Upstream {
@@ -124,17 +131,10 @@ impl Upstream {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(connect_timeout));
-        connector.enforce_http(false);
-        // The roots come with the program, so that it needs none on the machine.
-        let connector = HttpsConnectorBuilder::new()
-            .with_webpki_roots()
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(connector);
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
-            .build(connector);
+            .build(with_tls(connector));
         Self { client, addresses }
     }
 

@@ -8,11 +8,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     Exchange, Phase,
-    ask::Plan,
     audit::Passage,
     gates::{Caller, Gate},
+    head,
     inspection::{self, Inspection, Progress},
-    routes::{self, Route},
+    plan::Plan,
+    routes::Route,
     runner::Next,
 };
 use crate::{
@@ -177,7 +178,7 @@ impl Exchange {
         let body = match input {
             Input::Body(body) => body,
             Input::BodyFailed(BodyFailure::TooLarge) => {
-                return self.fail(policy, &routes::body_too_large(policy, self.facts.route), now);
+                return self.fail(policy, &head::body_too_large(policy, self.facts.route), now);
             }
             Input::BodyFailed(BodyFailure::Incomplete) => {
                 return self.fail(policy, &Failure::new(Code::BodyIncomplete, "the body ended early"), now);

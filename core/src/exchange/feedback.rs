@@ -12,9 +12,11 @@ use serde_json::{Value, json};
 use super::{
     Exchange, Phase,
     audit::Passage,
-    gates::{Caller, STORE_PATIENCE, ask_signer, blocked, too_many},
+    gates::{Caller, STORE_PATIENCE, ask_signer},
     metrics::version_of,
-    record, trace,
+    record,
+    standing::{blocked, too_many},
+    trace,
 };
 use crate::{
     policy::{Policy, auth},

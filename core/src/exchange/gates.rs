@@ -12,18 +12,17 @@ use super::{
     Exchange, Facts, Phase,
     chat::Waiting,
     inspection::{self, Inspection, Progress},
-    operators,
-    routes::{Rejected, Route},
+    queue::{LEASE_RENEWAL, QUEUE_REFRESH, refused},
+    standing::{blocked, too_many},
 };
 use crate::{
     policy::{Policy, StoreFailure, auth},
     seam::{Input, Moment, Output},
     state::{
         Op, Outcome,
-        admission::{self, Admit, Refusal, Release, Verdict},
         budget::Cap,
         cache::{Found, Lookup},
-        caller::{Enter, Rate, Standing, Strike},
+        caller::{Enter, Rate, Standing},
     },
     wire::{
         answer::Warning,
@@ -34,16 +33,6 @@ use crate::{
 
 /// Milliseconds after which a store that does not answer counts as one that failed.
 pub(super) const STORE_PATIENCE: u64 = 2_000;
-/// Milliseconds after which a place in the queue is asked for again, which keeps it.
-pub(super) const QUEUE_REFRESH: u64 = admission::PLACE_MS / 3;
-/// Milliseconds after which a lease is renewed: twice in its life.
-pub(super) const LEASE_RENEWAL: u64 = LEASE as u64 / 3;
-/// A lease of a host that died ends after so many milliseconds.
-pub(super) const LEASE: u32 = 15_000;
-/// Points for a request that cannot be valid, and for a credential that is not.
-const INVALID_POINTS: u16 = 1;
-const UNAUTHORIZED_POINTS: u16 = 5;
-const LOGIN_POINTS: u16 = 3;
 /// What a restricted caller's turn is told. The agent's own tools are not ours to switch off.
 const EXPLAIN_ONLY: &str = "For this request only explain in words. Do not call any tool, do not run \
     anything, do not change or send anything, even if the user asks for it.";
@@ -92,24 +81,6 @@ pub(super) enum Gate {
     Create,
 }
 
-/// A lease that is held or asked for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Lease {
-    /// The upstream's cell.
-    pub(super) key: String,
-    pub(super) ticket: u64,
-    pub(super) flow: u64,
-    pub(super) model: u64,
-}
-
-/// What precedes an upstream's name in the key of its cell.
-const UPSTREAM: &str = "upstream:";
-
-/// The cell of an upstream's slots.
-pub(super) fn upstream_key(name: &str) -> String {
-    format!("{UPSTREAM}{name}")
-}
-
 /// What is asked about the key that signed a token: whether it was revoked. The same cell and
 /// operation as a person's, and no claim of the token decides anything: who has the key writes
 /// what they want into it.
@@ -140,79 +111,6 @@ impl Facts {
 }
 
 impl Exchange {
-    /// What is asked about the address of a right key before anything else is done: a guesser
-    /// who is blocked sees no difference between the right key and the others, not in an
-    /// answer about the rest of the request and not in whether its body is read. A token cannot
-    /// be guessed, and many phones share an address: it is let in from anywhere.
-    pub(super) fn door(&self, policy: &Policy) -> Option<(String, Op)> {
-        if let Some(operator) = &self.facts.operator {
-            // Its cookie cannot be guessed either, but it may have been given back.
-            return Some(operators::ask_session(&operator.session));
-        }
-        let by_key = !matches!(self.facts.caller, Caller::Session { .. });
-        let rate = match self.facts.route {
-            Route::Chat | Route::Ask | Route::Rate => policy.rates.address,
-            Route::Turn | Route::TurnEvents | Route::CancelTurn | Route::Approval | Route::Decide => None,
-            route if route.is_operators() => None,
-            _ => return None,
-        };
-        let enter = Enter { rate, cost: 1, thresholds: policy.abuse, ..Enter::default() };
-        (by_key && policy.abuse.block > 0).then(|| (self.facts.address_key(policy), Op::Enter(enter)))
-    }
-
-    pub(super) fn ask_door(&mut self, asks: (String, Op), flaw: Option<Failure>) {
-        let store_id = self.take_id();
-        let ops = vec![asks];
-        self.outputs.push_back(Output::Store { id: store_id, ops });
-        self.timers.store = Some(self.facts.started_ms + STORE_PATIENCE);
-        self.phase = Phase::Door(store_id, flaw);
-    }
-
-    pub(super) fn in_door(
-        &mut self,
-        policy: &Policy,
-        store_id: u32,
-        flaw: Option<Failure>,
-        input: &Input<'_>,
-        now: Moment,
-    ) {
-        match input {
-            Input::Stored { id, outcomes } if *id == store_id => {
-                self.timers.store = None;
-                match outcomes.first() {
-                    Some(Outcome::Entered { standing: Standing::Blocked { for_ms }, .. }) => {
-                        self.fail(policy, &blocked(*for_ms), now);
-                    }
-                    Some(Outcome::Entered { revoked: true, .. }) => {
-                        self.refuse_credential(policy, &operators::logged_out(), now);
-                    }
-                    Some(Outcome::Entered { granted: false, retry_after_ms, .. }) => {
-                        self.fail(policy, &too_many("requests from this address", *retry_after_ms), now);
-                    }
-                    Some(Outcome::Entered { standing, .. }) => {
-                        self.facts.restricted = *standing == Standing::Restricted;
-                        self.admitted(policy, flaw, now);
-                    }
-                    _ => self.door_failed(policy, flaw, now),
-                }
-            }
-            Input::StoreFailed { id } if *id == store_id => self.door_failed(policy, flaw, now),
-            _ => self.phase = Phase::Door(store_id, flaw),
-        }
-    }
-
-    pub(super) fn door_failed(&mut self, policy: &Policy, flaw: Option<Failure>, now: Moment) {
-        self.timers.store = None;
-        self.story.store_failed = true;
-        match policy.store_failure {
-            StoreFailure::Open => self.admitted(policy, flaw, now),
-            StoreFailure::Closed => {
-                let failure = Failure::new(Code::StoreUnavailable, "the limits cannot be checked now");
-                self.fail(policy, &failure.after(5), now);
-            }
-        }
-    }
-
     /// Asks all gates, or goes on where there are none.
     pub(super) fn ask_gates(&mut self, policy: &Policy, mut waiting: Waiting, now: Moment) {
         let mut ops = Vec::with_capacity(6);
@@ -288,17 +186,6 @@ impl Exchange {
         self.want_lease(policy, waiting, ops);
     }
 
-    fn want_lease(&mut self, policy: &Policy, waiting: &mut Waiting, ops: &mut Vec<(String, Op)>) {
-        if policy.admission.slots > 0 {
-            let admit = self.admit(policy, waiting);
-            let key = upstream_key(&waiting.weight.upstream);
-            let Admit { ticket, flow, model, .. } = admit;
-            self.lease = Some(Lease { key: key.clone(), ticket, flow, model });
-            waiting.gates.push(Gate::Upstream);
-            ops.push((key, Op::Admit(admit)));
-        }
-    }
-
     /// The callers' gates are passed: the text is checked where that is wanted, then the lease
     /// is asked for where it was not yet.
     fn go_on(&mut self, policy: &Policy, mut waiting: Waiting, now: Moment) {
@@ -372,53 +259,11 @@ impl Exchange {
         }
     }
 
-    /// Asks for the slot of another attempt, after the last one's is given back.
-    pub(super) fn ask_slot(
-        &mut self,
-        policy: &Policy,
-        mut waiting: Waiting,
-        release: Option<(String, Op)>,
-        now: Moment,
-    ) {
-        let mut ops = Vec::with_capacity(2);
-        if let Some(release) = release {
-            waiting.gates.push(Gate::Release);
-            ops.push(release);
-        }
-        self.want_lease(policy, &mut waiting, &mut ops);
-        if ops.is_empty() {
-            return self.ask(policy, waiting, now);
-        }
-        self.store(Box::new(waiting), ops, now);
-    }
-
     pub(super) fn store(&mut self, mut waiting: Box<Waiting>, ops: Vec<(String, Op)>, now: Moment) {
         waiting.store_id = self.take_id();
         self.timers.store = Some(now.unix_ms + STORE_PATIENCE);
         self.outputs.push_back(Output::Store { id: waiting.store_id, ops });
         self.phase = Phase::Gates(waiting);
-    }
-
-    fn admit(&self, policy: &Policy, waiting: &Waiting) -> Admit {
-        let party = self.party();
-        let role = match &self.facts.caller {
-            Caller::Session { role, .. } => role,
-            _ => "",
-        };
-        Admit {
-            ticket: self.facts.ticket,
-            flow: auth::number(party),
-            weight: policy.role(role).weight,
-            session: waiting.session.then(|| auth::number(party)),
-            model: auth::number(&waiting.weight.model),
-            give_up_ms: self.timers.turn.unwrap_or(u64::MAX),
-            lease_ms: LEASE,
-            slots: policy.slots_at(&waiting.weight.upstream),
-            model_slots: waiting.weight.model_slots,
-            places: policy.admission.places,
-            replicas: policy.replicas(&waiting.weight.upstream),
-            avoid: None,
-        }
     }
 
     /// The gates have answered.
@@ -588,29 +433,6 @@ impl Exchange {
         self.store(waiting, ops, now);
     }
 
-    /// In the queue: woken, or time to say that one is still there.
-    pub(super) fn in_queue(
-        &mut self,
-        policy: &Policy,
-        waiting: Box<Waiting>,
-        input: &Input<'_>,
-        now: Moment,
-    ) {
-        match input {
-            Input::Woken { id } if *id == waiting.store_id => self.ask_again(policy, waiting, now),
-            _ => self.phase = Phase::Queue(waiting),
-        }
-    }
-
-    /// Asks for the lease again, by the same ticket.
-    pub(super) fn ask_again(&mut self, policy: &Policy, mut waiting: Box<Waiting>, now: Moment) {
-        self.timers.queue = None;
-        waiting.gates = vec![Gate::Upstream];
-        let key = upstream_key(&waiting.weight.upstream);
-        let ops = vec![(key, Op::Admit(self.admit(policy, &waiting)))];
-        self.store(waiting, ops, now);
-    }
-
     pub(super) fn store_failed(&mut self, policy: &Policy, waiting: Waiting, now: Moment) {
         self.timers.store = None;
         self.story.store_failed = true;
@@ -644,145 +466,10 @@ impl Exchange {
         }
     }
 
-    /// Keeps the lease.
-    pub(super) fn renew_lease(&mut self, now: Moment) {
-        self.timers.lease = None;
-        if let Some(Lease { key, ticket, .. }) = self.lease.clone() {
-            self.tell(key, Op::Renew { ticket, lease_ms: LEASE });
-            self.timers.lease = Some(now.unix_ms + LEASE_RENEWAL);
-        }
-    }
-
-    /// Gives the lease, or the place in the queue, back.
-    pub(super) fn release_lease(&mut self, policy: &Policy) {
-        if let Some((key, release)) = self.release(policy, self.story.code) {
-            self.tell(key, release);
-        }
-    }
-
-    /// The lease is of this replica: what becomes of the request is said of it.
-    pub(super) fn leased_at(&mut self, replica: u8) {
-        if let Some(lease) = &mut self.lease {
-            lease.model = admission::replica(lease.model, replica);
-        }
-    }
-
-    /// The operation that gives the lease back; what went wrong says how the upstream is.
-    pub(super) fn release(&mut self, policy: &Policy, code: Option<Code>) -> Option<(String, Op)> {
-        let lease = self.lease.take()?;
-        let release = Release {
-            ticket: lease.ticket,
-            model: lease.model,
-            verdict: self.verdict(code),
-            flow: lease.flow,
-            slots: policy.slots_at(lease.key.strip_prefix(UPSTREAM).unwrap_or_default()),
-        };
-        Some((lease.key, Op::Release(release)))
-    }
-
-    /// What this turn says about OpenClaw's health.
-    fn verdict(&self, code: Option<Code>) -> Verdict {
-        if self.story.client_gone || self.story.asked_ms.is_none() {
-            return Verdict::Unknown;
-        }
-        let ms = self.story.retry_after_s.map(|seconds| seconds * 1000);
-        match code {
-            // OpenClaw puts a provider's key that was refused aside for everybody.
-            Some(Code::ModelUnavailable) => match ms {
-                Some(ms) => Verdict::FailedFor { ms },
-                None => Verdict::Failed,
-            },
-            Some(
-                Code::UpstreamUnreachable
-                | Code::UpstreamError
-                | Code::UpstreamProtocol
-                | Code::UpstreamMisconfigured
-                | Code::UpstreamOverloaded
-                | Code::UpstreamTimeout,
-            ) => Verdict::Failed,
-            Some(Code::Internal) => Verdict::Unknown,
-            _ => Verdict::Well,
-        }
-    }
-
-    /// Counts a request that cannot be valid against whoever sent it.
-    pub(super) fn strike(&mut self, policy: &Policy, code: Code) {
-        // Whoever holds one of the operator's keys is not an abuser.
-        if policy.abuse.block == 0 || !self.facts.route.is_guarded() || self.facts.route.is_operators() {
-            return;
-        }
-        let points = match code {
-            // Counted where it is found.
-            Code::Unauthorized | Code::TokenInvalid | Code::TokenExpired => return,
-            // Whoever looks too late for a turn is no abuser, and no id can be guessed.
-            Code::TurnUnknown | Code::TraceUnknown | Code::ApprovalGone | Code::GrantInvalid => return,
-            Code::LoginCodeInvalid | Code::LoginCodeUsed => LOGIN_POINTS,
-            _ if code.is_clients_mistake() => INVALID_POINTS,
-            _ => return,
-        };
-        let key = match (&self.facts.caller, &self.story.subject) {
-            (Caller::Session { subject, .. }, _) | (_, Some(subject)) => format!("user:{subject}"),
-            _ => self.facts.address_key(policy),
-        };
-        self.tell(key, Op::Strike(Strike { points, thresholds: policy.abuse }));
-    }
-
-    /// A credential that is not valid. Whether an address is blocked is found before it is said
-    /// what is wrong, so that a blocked guesser learns nothing from the answer.
-    pub(super) fn unauthorized(&mut self, policy: &Policy, rejected: Rejected, now: Moment) {
-        let Rejected { failure, guessed } = rejected;
-        if policy.abuse.block == 0 || !guessed {
-            return self.refuse_credential(policy, &failure, now);
-        }
-        let strike = Strike { points: UNAUTHORIZED_POINTS, thresholds: policy.abuse };
-        let store_id = self.take_id();
-        let key = self.facts.address_key(policy);
-        self.outputs.push_back(Output::Store { id: store_id, ops: vec![(key, Op::Strike(strike))] });
-        self.timers.store = Some(now.unix_ms + STORE_PATIENCE);
-        self.phase = Phase::Unauthorized(store_id, failure);
-    }
-
-    pub(super) fn in_unauthorized(
-        &mut self,
-        policy: &Policy,
-        store_id: u32,
-        failure: Failure,
-        input: &Input<'_>,
-        now: Moment,
-    ) {
-        match input {
-            Input::Stored { id, outcomes } if *id == store_id => {
-                if let Some(Outcome::Struck(Standing::Blocked { for_ms })) = outcomes.first() {
-                    return self.fail(policy, &blocked(*for_ms), now);
-                }
-                self.refuse_credential(policy, &failure, now);
-            }
-            Input::StoreFailed { id } if *id == store_id => self.refuse_credential(policy, &failure, now),
-            _ => self.phase = Phase::Unauthorized(store_id, failure),
-        }
-    }
-
-    pub(super) fn refuse_credential(&mut self, policy: &Policy, failure: &Failure, now: Moment) {
-        self.timers.store = None;
-        // RFC 9110, 11.6.1: a 401 names the scheme.
-        self.fail_with(policy, failure, vec![("www-authenticate".into(), "Bearer".into())], now);
-    }
-
     /// An operation that nobody waits for.
     pub(super) fn tell(&mut self, key: String, op: Op) {
         self.outputs.push_back(Output::Store { id: 0, ops: vec![(key, op)] });
     }
-}
-
-pub(super) fn blocked(for_ms: u64) -> Failure {
-    let seconds = for_ms.div_ceil(1000).max(1);
-    let message = format!("blocked after too many refused or unusual requests; try again in {seconds} s");
-    Failure::new(Code::Blocked, message).after(seconds)
-}
-
-pub(super) fn too_many(what: &str, retry_after_ms: u64) -> Failure {
-    let seconds = retry_after_ms.div_ceil(1000).max(1);
-    Failure::new(Code::RateLimited, format!("too many {what}; try again in {seconds} s")).after(seconds)
 }
 
 fn exhausted(cap: Cap, retry_after_ms: u64) -> Failure {
@@ -793,14 +480,4 @@ fn exhausted(cap: Cap, retry_after_ms: u64) -> Failure {
     let seconds = retry_after_ms.div_ceil(1000).max(1);
     Failure::new(Code::BudgetExhausted, format!("today's {what} are used up; the day ends in {seconds} s"))
         .after(seconds)
-}
-
-fn refused(reason: Refusal, retry_after_ms: u64, waiting: u32) -> Failure {
-    let seconds = retry_after_ms.div_ceil(1000).max(1);
-    let (code, message) = match reason {
-        Refusal::Full => (Code::QueueFull, "the agent is busy and the queue is full"),
-        Refusal::TooLate => (Code::QueueFull, "the agent is busy; an answer would come too late"),
-        Refusal::Unhealthy => (Code::UpstreamUnavailable, "the agent failed just now and is given a rest"),
-    };
-    Failure::new(code, message).after(seconds).behind(waiting)
 }

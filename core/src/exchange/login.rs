@@ -9,8 +9,9 @@ use serde_bytes::ByteBuf;
 
 use super::{
     Exchange, Phase,
-    gates::{Caller, STORE_PATIENCE, ask_signer, blocked, signer_cell},
+    gates::{Caller, STORE_PATIENCE, ask_signer, signer_cell},
     inspection::openid_key,
+    standing::blocked,
     wechat_token::{read_token, text_of},
 };
 use crate::{

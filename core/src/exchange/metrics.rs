@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 use serde_json::{Value, json};
 
-use super::{Exchange, Phase, approvals, dues, gates, rollouts, routes::Route};
+use super::{Exchange, Phase, approvals, dues, gates, queue::upstream_key, rollouts, routes::Route};
 use crate::{
     VERSION,
     measure::{self, BreakerState, Budget, Load, Process, Snapshot, Totals},
@@ -160,7 +160,7 @@ fn subjects(policy: &Policy) -> Vec<(String, Subject)> {
     if policy.admission.slots > 0 {
         let servers = policy.catalog.servers().map(|(alias, _)| format!("{MODEL}{alias}"));
         let upstreams = std::iter::once(OPENCLAW.to_owned()).chain(servers);
-        all.extend(upstreams.map(|name| (gates::upstream_key(&name), Subject::Upstream(name))));
+        all.extend(upstreams.map(|name| (upstream_key(&name), Subject::Upstream(name))));
     }
     for role in &policy.catalog.roles {
         let caps = role.daily_together;

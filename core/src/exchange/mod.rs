@@ -6,14 +6,18 @@
 
 mod approvals;
 mod ask;
+mod attempts;
 mod audit;
 mod chat;
 mod configuration;
+mod credential;
+mod deadlines;
 mod downloads;
 mod dues;
 mod faults;
 mod feedback;
 mod gates;
+mod head;
 mod inspection;
 mod ledger;
 mod login;
@@ -24,11 +28,15 @@ mod notices;
 mod operations;
 mod operators;
 mod page;
+mod phase;
 mod pictures;
 mod pieces;
+mod plan;
+mod queue;
 mod record;
 mod replay;
 mod reply;
+mod response;
 mod risk;
 mod robot;
 mod rollouts;
@@ -36,6 +44,7 @@ mod routes;
 mod runner;
 mod saying;
 mod sending;
+mod standing;
 mod stream;
 mod tools;
 mod trace;
@@ -48,138 +57,29 @@ mod wechat_token;
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
-use serde_bytes::ByteBuf;
 
 use crate::{
     policy::{Policy, auth, operator::Operator},
-    seam::{DeadlineReason, Find, Input, Moment, Output, RequestHead},
-    wire::{
-        answer::Answer,
-        failure::{Code, Failure, Language},
-    },
+    seam::{Find, Input, Moment, Output, RequestHead},
+    wire::failure::{Code, Failure, Language},
 };
 pub use configuration::{adopted_from_file, files_of, texts_of};
 pub use metrics::{questions, snapshot};
 
-use ask::Asking;
-use chat::{Turn, Waiting};
+use deadlines::Timers;
 use dues::Dues;
-use gates::{Caller, Lease};
-use inspection::Inspection;
-use notices::Notifying;
+use gates::Caller;
+use head::Origin;
+use phase::Phase;
+use queue::Lease;
 use record::Story;
 pub(crate) use record::timestamp;
-use routes::{Origin, Route};
-use runner::{Run, Saved};
-use sending::Sending;
-use stream::{Refusal, Streaming};
-use tools::Calling;
+use routes::Route;
+use runner::Run;
 use turns::Durable;
-use warming::Warming;
-use watching::Watching;
 
 /// The version of the encoded state, its first byte.
 const STATE_VERSION: u8 = 8;
-
-/// Where an exchange stands. Each variant names what it waits for.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-enum Phase {
-    /// The request's body.
-    Body,
-    /// The address's standing, before a wrong credential is refused.
-    Unauthorized(u32, Failure),
-    /// The address's standing, before anything is done for a right key; and what is wrong with
-    /// the rest of the head.
-    Door(u32, Option<Failure>),
-    /// What is known of an intent's rollout and of its profile's tokens.
-    Consult(Box<Asking>),
-    /// The gates.
-    Gates(Box<Waiting>),
-    /// Somebody else's answer to the same question.
-    Shared(Box<Waiting>),
-    /// A place in the upstream's queue.
-    Queue(Box<Waiting>),
-    /// The check of what the person wrote and sent.
-    CheckText(Box<Inspection>, Box<Waiting>),
-    /// The check of what the agent wrote.
-    CheckAnswer(Box<Inspection>, Box<Turn>, Answer),
-    /// A whole answer.
-    Answer(Box<Turn>),
-    /// The head of a stream.
-    StreamHead(Box<Turn>),
-    /// The rest of a stream's refusal.
-    StreamRefusal(Box<Turn>, Refusal),
-    /// More of a stream.
-    Streaming(Box<Turn>, Box<Streaming>),
-    /// The gates of a login.
-    LoginGates(Box<login::Asked>),
-    /// The time to try again.
-    Backoff(Box<Waiting>),
-    /// WeChat's answer to a login.
-    LoginAnswer(login::Code2Session),
-    /// WeChat's opinion of who logs in.
-    LoginRisk(Box<risk::Asked>),
-    /// A piece of a picture that WeChat fetches.
-    SendPicture(Box<wechat::Sending>),
-    /// A message that WeChat pushes.
-    Push(Box<wechat::Pushed>),
-    /// The mark of a turn whose draft is shown as soon as it is there.
-    Draft(Box<turns::Draft>),
-    /// The request's body in the store, for whoever runs the turn.
-    KeepBody(u32, Box<Waiting>),
-    /// News of a turn that another exchange runs.
-    Watching(Box<Watching>),
-    /// Whether this is to run a turn.
-    Claiming(u32, String),
-    /// The request's body out of the store.
-    Restoring(u32, Box<Saved>),
-    /// The store's word that a point is kept from which another runner could go on.
-    Saved(Box<Saved>),
-    /// The store's word that the turn's end is kept.
-    Ending,
-    /// The answer of a tool's server.
-    Calling(Box<Calling>),
-    /// The time to send a call again.
-    CallAgain(Box<Calling>),
-    /// Whoever is told of a turn, or what is needed to tell them.
-    Notifying(Box<Notifying>),
-    /// The store's word that a message to a robot is kept.
-    Hearing(u32),
-    /// A picture or file that came with a message to a robot.
-    Downloading(Box<downloads::Download>),
-    /// Whoever takes what is said in a robot's conversation, or what is needed to say it.
-    Saying(Box<saying::Saying>),
-    /// What a person is asked, or what became of the person's word.
-    Approvals(Box<approvals::Asked>),
-    /// How rollouts stand, after an order or without one.
-    Rollouts(Box<rollouts::Asked>),
-    /// Lines of the audit ledger.
-    Ledger(u32),
-    /// The turn that a request left.
-    Trace(Box<trace::Found>),
-    /// Whether a person may rate an answer, and what was said before.
-    Rating(Box<feedback::Rated>),
-    /// What people said.
-    Feedback(u32),
-    /// The store's word that an operator's session is over.
-    LoggingOut(u32),
-    /// What is remembered of configurations, or a step of a change.
-    Configuration(Box<configuration::Changing>),
-    /// The policy that the turn was begun with.
-    Under(Box<runner::Moving>),
-    /// What is shown at `/metrics`.
-    Metrics(Box<metrics::Asked>),
-    /// What a model's own server is asked.
-    Model(Box<model::Asked>),
-    /// DingTalk, which is to carry an operator's words.
-    Sending(Box<Sending>),
-    /// Servers of a model that is to be warm.
-    Warming(Box<Warming>),
-    /// The two probes of `/readyz`.
-    Probes(operations::Probes),
-    /// Nothing.
-    Done,
-}
 
 /// What is known of a request from its head on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -234,50 +134,6 @@ struct Facts {
     operator: Option<Operator>,
 }
 
-/// The times at which something must happen, in milliseconds since 1970.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-struct Timers {
-    body: Option<u64>,
-    turn: Option<u64>,
-    first_byte: Option<u64>,
-    idle: Option<u64>,
-    heartbeat: Option<u64>,
-    store: Option<u64>,
-    queue: Option<u64>,
-    lease: Option<u64>,
-    check: Option<u64>,
-    attempt: Option<u64>,
-    frame: Option<u64>,
-    backoff: Option<u64>,
-    watch: Option<u64>,
-    run: Option<u64>,
-}
-
-impl Timers {
-    /// The next one, and whose it is.
-    fn next(&self) -> Option<(u64, DeadlineReason)> {
-        [
-            (self.body, DeadlineReason::Body),
-            (self.turn, DeadlineReason::Turn),
-            (self.first_byte, DeadlineReason::FirstByte),
-            (self.idle, DeadlineReason::Idle),
-            (self.heartbeat, DeadlineReason::Heartbeat),
-            (self.store, DeadlineReason::Store),
-            (self.queue, DeadlineReason::Queue),
-            (self.lease, DeadlineReason::Lease),
-            (self.check, DeadlineReason::Check),
-            (self.attempt, DeadlineReason::Attempt),
-            (self.frame, DeadlineReason::Frame),
-            (self.backoff, DeadlineReason::Backoff),
-            (self.watch, DeadlineReason::Watch),
-            (self.run, DeadlineReason::Run),
-        ]
-        .into_iter()
-        .filter_map(|(at, reason)| at.map(|at| (at, reason)))
-        .min_by_key(|(at, _)| *at)
-    }
-}
-
 /// One request. See the [crate's documentation](crate) for how to drive it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Exchange {
@@ -309,7 +165,7 @@ impl Exchange {
     }
 
     fn blank(policy: &Policy, head: &RequestHead, now: Moment) -> Self {
-        Self::of(routes::facts(policy, head, now))
+        Self::of(head::facts(policy, head, now))
     }
 
     /// One with these facts that has done nothing yet.
@@ -423,12 +279,12 @@ impl Exchange {
     fn begin(&mut self, policy: &Policy, head: &RequestHead, now: Moment) {
         faults::inject(policy, head);
         let route = self.facts.route;
-        if let Some(allowed) = routes::preflight(policy, head, route) {
+        if let Some(allowed) = head::preflight(policy, head, route) {
             return self.respond_empty(policy, 204, allowed, now);
         }
-        match routes::admit(policy, head, route, now) {
-            Err(routes::Refusal::Credential(rejected)) => self.unauthorized(policy, rejected, now),
-            Err(routes::Refusal::Request(failure, extra)) => self.fail_with(policy, &failure, extra, now),
+        match credential::admit(policy, head, route, now) {
+            Err(credential::Refusal::Credential(rejected)) => self.unauthorized(policy, rejected, now),
+            Err(credential::Refusal::Request(failure, extra)) => self.fail_with(policy, &failure, extra, now),
             Ok((caller, operator)) => {
                 (self.facts.caller, self.facts.operator) = (caller, operator);
                 match route {
@@ -438,7 +294,7 @@ impl Exchange {
                     Route::Page => return self.send_page(policy, head, now),
                     _ => {}
                 }
-                let flaw = routes::flaw(policy, head, route);
+                let flaw = head::flaw(policy, head, route);
                 match self.door(policy) {
                     Some(asks) => self.ask_door(asks, flaw),
                     None => self.admitted(policy, flaw, now),
@@ -491,61 +347,6 @@ impl Exchange {
         }
     }
 
-    /// One input in the phase that waits for it.
-    fn advance(&mut self, policy: &Policy, input: Input<'_>, now: Moment) {
-        match std::mem::replace(&mut self.phase, Phase::Done) {
-            Phase::Body => self.in_body(policy, input, now),
-            Phase::Unauthorized(id, failure) => self.in_unauthorized(policy, id, failure, &input, now),
-            Phase::Door(id, flaw) => self.in_door(policy, id, flaw, &input, now),
-            Phase::Consult(asking) => self.in_consult(policy, asking, &input, now),
-            Phase::Gates(waiting) => self.in_gates(policy, waiting, input, now),
-            Phase::Shared(waiting) => self.in_shared(policy, waiting, &input, now),
-            Phase::Queue(waiting) => self.in_queue(policy, waiting, &input, now),
-            Phase::CheckText(inspection, waiting) => {
-                self.in_text_check(policy, inspection, waiting, &input, now);
-            }
-            Phase::CheckAnswer(inspection, turn, answer) => {
-                self.in_answer_check(policy, inspection, turn, answer, &input, now);
-            }
-            Phase::Answer(turn) => self.in_answer(policy, turn, input, now),
-            Phase::StreamHead(turn) => self.in_stream_head(policy, turn, input, now),
-            Phase::StreamRefusal(turn, refusal) => self.in_stream_refusal(policy, turn, refusal, input, now),
-            Phase::Streaming(turn, streaming) => self.in_stream(policy, turn, streaming, input, now),
-            phase @ Phase::Backoff(_) => self.phase = phase,
-            Phase::LoginGates(asked) => self.in_login_gates(policy, asked, input, now),
-            Phase::LoginAnswer(asked) => self.in_login_answer(policy, asked, &input, now),
-            Phase::LoginRisk(asked) => self.in_login_risk(policy, asked, &input, now),
-            Phase::SendPicture(sending) => self.in_sending(policy, sending, input, now),
-            Phase::Push(pushed) => self.in_push(policy, *pushed, input, now),
-            Phase::Draft(draft) => self.in_draft(policy, draft, &input, now),
-            Phase::KeepBody(id, waiting) => self.in_keep_body(policy, id, waiting, &input, now),
-            Phase::Watching(watching) => self.in_watching(policy, watching, &input, now),
-            Phase::Claiming(id, key) => self.in_claim(policy, id, key, &input, now),
-            Phase::Restoring(id, saved) => self.in_restoring(policy, id, saved, &input, now),
-            Phase::Calling(calling) => self.in_calling(policy, calling, &input, now),
-            Phase::Notifying(notifying) => self.in_notifying(policy, notifying, &input, now),
-            Phase::Hearing(id) => self.in_hearing(policy, id, &input, now),
-            Phase::Downloading(download) => self.in_download(policy, download, &input, now),
-            Phase::Saying(saying) => self.in_saying(policy, saying, &input, now),
-            phase @ (Phase::Saved(_) | Phase::Ending | Phase::CallAgain(_)) => self.phase = phase,
-            Phase::Ledger(id) => self.in_ledger(policy, id, &input, now),
-            Phase::Trace(found) => self.in_trace(policy, found, &input, now),
-            Phase::LoggingOut(id) => self.in_log_out(policy, id, &input, now),
-            Phase::Rating(rated) => self.in_rating(policy, rated, &input, now),
-            Phase::Feedback(id) => self.in_feedback(policy, id, &input, now),
-            Phase::Configuration(changing) => self.in_configuration(policy, *changing, &input, now),
-            Phase::Under(moving) => self.in_under(policy, moving, &input, now),
-            Phase::Rollouts(asked) => self.in_rollouts(policy, asked, &input, now),
-            Phase::Approvals(asked) => self.in_approvals(policy, asked, &input, now),
-            Phase::Metrics(asked) => self.in_metrics(policy, asked, input, now),
-            Phase::Model(asked) => self.in_model(policy, asked, input, now),
-            Phase::Sending(sending) => self.in_robots_sending(policy, sending, &input, now),
-            Phase::Warming(warming) => self.in_warming(policy, warming, &input, now),
-            Phase::Probes(probes) => self.in_probes(policy, probes, input, now),
-            Phase::Done => {}
-        }
-    }
-
     fn client_gone(&mut self, policy: &Policy, now: Moment) {
         // Who has the end of a draft may go; the real answer is kept.
         if self.is_done() || self.story.drafted {
@@ -557,307 +358,10 @@ impl Exchange {
         self.finish(policy, now);
     }
 
-    /// The earliest timer has run out, if it really has: a host may come early.
-    fn deadline(&mut self, policy: &Policy, now: Moment) {
-        let Some((at, reason)) = self.timers.next() else { return };
-        if at > now.unix_ms || self.is_done() {
-            return;
-        }
-        match reason {
-            DeadlineReason::Heartbeat => {
-                self.outputs.push_back(Output::Chunk(ByteBuf::from(*b": keep-alive\n\n")));
-                self.timers.heartbeat = Some(now.unix_ms + policy.deadlines.heartbeat);
-            }
-            DeadlineReason::Body => {
-                let message = format!("the body did not arrive within {} s", policy.deadlines.body / 1000);
-                self.fail(policy, &Failure::new(Code::BodyTimeout, message), now);
-            }
-            DeadlineReason::Lease => self.renew_lease(now),
-            DeadlineReason::Queue => match std::mem::replace(&mut self.phase, Phase::Done) {
-                Phase::Shared(waiting) => {
-                    self.outputs.push_back(Output::Cancel { id: waiting.store_id });
-                    self.look_again(policy, waiting, now);
-                }
-                Phase::Queue(waiting) => {
-                    self.outputs.push_back(Output::Cancel { id: waiting.store_id });
-                    self.ask_again(policy, waiting, now);
-                }
-                Phase::Model(asked) => self.ask_model_slot_again(policy, asked, now),
-                phase => {
-                    self.timers.queue = None;
-                    self.phase = phase;
-                }
-            },
-            DeadlineReason::Check => match std::mem::replace(&mut self.phase, Phase::Done) {
-                Phase::CheckText(mut inspection, waiting) => {
-                    let progress = self.inspection_timed_out(policy, &mut inspection, now);
-                    self.text_checked(policy, progress, inspection, waiting, now);
-                }
-                Phase::CheckAnswer(mut inspection, turn, answer) => {
-                    let progress = self.inspection_timed_out(policy, &mut inspection, now);
-                    self.answer_checked(policy, progress, inspection, turn, answer, now);
-                }
-                Phase::Streaming(turn, streaming) => {
-                    self.stream_check_timed_out(policy, turn, streaming, now)
-                }
-                Phase::LoginRisk(asked) => self.risk_timed_out(policy, *asked, now),
-                phase => {
-                    self.timers.check = None;
-                    self.phase = phase;
-                }
-            },
-            DeadlineReason::Store => {
-                self.timers.store = None;
-                self.cancel();
-                match std::mem::replace(&mut self.phase, Phase::Done) {
-                    Phase::Consult(asking) => self.consulted(policy, *asking, &[], now),
-                    Phase::Gates(waiting) => self.store_failed(policy, *waiting, now),
-                    Phase::Model(asked) => self.model_store_failed(policy, asked, now),
-                    Phase::Unauthorized(_, failure) => self.refuse_credential(policy, &failure, now),
-                    Phase::Door(_, flaw) => self.door_failed(policy, flaw, now),
-                    Phase::LoginGates(asked) => self.login_store_failed(policy, *asked, now),
-                    Phase::SendPicture(sending) => self.piece_failed(policy, &sending, now),
-                    Phase::Push(_) => self.push_done(policy, true, now),
-                    Phase::Draft(draft) => self.drop_draft(policy, *draft, now),
-                    Phase::Watching(watching) => self.watch_failed(policy, *watching, now),
-                    // The alarm comes again.
-                    Phase::Claiming(..) => {}
-                    Phase::Ledger(_) => self.ledger_not_read(policy, now),
-                    Phase::Trace(found) => self.tell_trace(policy, &found, None, now),
-                    Phase::LoggingOut(_) => self.log_out_failed(policy, now),
-                    Phase::Rating(_) | Phase::Feedback(_) => self.rating_failed(policy, now),
-                    Phase::Configuration(_) => self.configuration_not_stored(policy, now),
-                    Phase::Notifying(notifying) => self.notice_unanswered(policy, *notifying, true, now),
-                    Phase::Hearing(_) => self.not_heard(policy, now),
-                    Phase::Downloading(_) => self.download_late(policy, now),
-                    Phase::Saying(saying) => self.saying_unanswered(policy, *saying, now),
-                    Phase::Rollouts(_) => self.rollouts_store_failed(policy, now),
-                    Phase::Approvals(asked) => self.approvals_not_read(policy, asked.said(), now),
-                    Phase::Metrics(asked) => self.metrics_late(policy, *asked, now),
-                    phase => self.phase = phase,
-                }
-            }
-            DeadlineReason::Frame => self.frame_due(policy, now),
-            DeadlineReason::Backoff => self.try_again(policy, now),
-            DeadlineReason::Run => self.run_due(policy, now),
-            DeadlineReason::Watch => match std::mem::replace(&mut self.phase, Phase::Done) {
-                Phase::Watching(watching) => self.look_again_at_turn(*watching, now),
-                Phase::Warming(warming) => self.look_at_servers(policy, warming, now),
-                phase => {
-                    self.timers.watch = None;
-                    self.phase = phase;
-                }
-            },
-            DeadlineReason::Turn
-            | DeadlineReason::FirstByte
-            | DeadlineReason::Idle
-            | DeadlineReason::Attempt => {
-                self.cancel();
-                match std::mem::replace(&mut self.phase, Phase::Done) {
-                    Phase::Queue(waiting) if waiting.has_draft() => {
-                        self.keep_drafted(policy, *waiting, now);
-                    }
-                    phase @ (Phase::Queue(_) | Phase::Shared(_)) => {
-                        self.phase = phase;
-                        let failure = Failure::new(Code::QueueTimeout, "the agent was busy all the time");
-                        self.fail(policy, &failure.after(10), now);
-                    }
-                    Phase::Probes(probes) => self.probes_done(policy, probes, now),
-                    Phase::Warming(warming) => self.servers_silent(warming, now),
-                    Phase::Calling(calling) => self.call_timed_out(policy, *calling, now),
-                    Phase::Model(asked) => self.model_timed_out(policy, asked, reason, now),
-                    Phase::Notifying(notifying) => self.notice_unanswered(policy, *notifying, false, now),
-                    Phase::Saying(saying) => self.saying_unanswered(policy, *saying, now),
-                    Phase::Downloading(_) if reason == DeadlineReason::Attempt => {
-                        self.download_late(policy, now);
-                    }
-                    Phase::Streaming(turn, streaming) => self.stream_timed_out(policy, turn, streaming, now),
-                    Phase::Answer(turn) | Phase::StreamHead(turn) | Phase::StreamRefusal(turn, _) => {
-                        self.turn_failed(policy, *turn, &chat::timed_out(), now);
-                    }
-                    Phase::LoginAnswer(asked) => {
-                        self.forget_code(policy, asked.code_key, &login::timed_out(), now);
-                    }
-                    phase => {
-                        self.phase = phase;
-                        self.fail(policy, &chat::timed_out(), now);
-                    }
-                }
-            }
-        }
-    }
-
     fn take_id(&mut self) -> u32 {
         let id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1);
         id
-    }
-
-    /// Gives up what the phase waits for.
-    fn cancel(&mut self) {
-        let id = match &self.phase {
-            Phase::Answer(turn) | Phase::StreamHead(turn) | Phase::StreamRefusal(turn, _) => {
-                Some(turn.fetch_id)
-            }
-            Phase::Streaming(turn, streaming) => {
-                self.outputs.extend(streaming.inspection_id().map(|id| Output::Cancel { id }));
-                streaming.is_open().then_some(turn.fetch_id)
-            }
-            Phase::CheckText(inspection, _) | Phase::CheckAnswer(inspection, ..) => Some(inspection.id()),
-            Phase::Model(asked) => asked.waits_for(),
-            Phase::Probes(probes) => probes.waiting_fetch(),
-            Phase::Gates(waiting) | Phase::Queue(waiting) | Phase::Shared(waiting) => Some(waiting.store_id),
-            Phase::Consult(asking) => Some(asking.store_id),
-            Phase::Unauthorized(id, _) | Phase::Door(id, _) => Some(*id),
-            Phase::LoginAnswer(asked) => Some(asked.fetch_id),
-            Phase::LoginRisk(asked) => Some(asked.id),
-            Phase::Draft(draft) => Some(draft.store_id),
-            Phase::KeepBody(id, _) | Phase::Claiming(id, _) | Phase::Restoring(id, _) => Some(*id),
-            Phase::Watching(watching) => Some(watching.store_id),
-            Phase::Calling(calling) => Some(calling.fetch_id),
-            Phase::Ledger(id) | Phase::LoggingOut(id) | Phase::Feedback(id) => Some(*id),
-            Phase::Rating(rated) => Some(rated.id),
-            Phase::Trace(found) => Some(found.store_id),
-            Phase::Configuration(changing) => Some(changing.id),
-            Phase::Notifying(notifying) => Some(notifying.id),
-            Phase::Hearing(id) => Some(*id),
-            Phase::Saying(saying) => Some(saying.id),
-            Phase::Downloading(download) => Some(download.id),
-            Phase::LoginGates(asked) => Some(asked.store_id),
-            Phase::SendPicture(sending) => Some(sending.store_id),
-            Phase::Push(pushed) => pushed.store_id(),
-            Phase::Rollouts(asked) => Some(asked.store_id),
-            Phase::Sending(sending) => Some(sending.fetch_id),
-            Phase::Approvals(asked) => Some(asked.store_id),
-            Phase::Body
-            | Phase::Backoff(_)
-            | Phase::CallAgain(_)
-            | Phase::Saved(_)
-            | Phase::Under(_)
-            | Phase::Ending
-            | Phase::Warming(_)
-            | Phase::Done => None,
-            Phase::Metrics(asked) => Some(asked.id()),
-        };
-        if let Some(id) = id {
-            self.outputs.push_back(Output::Cancel { id });
-        }
-    }
-
-    /// Headers that every answer has.
-    fn common_headers(&self) -> Vec<(String, String)> {
-        let mut headers: Vec<(String, String)> = vec![
-            ("cache-control".into(), "no-store".into()),
-            ("x-content-type-options".into(), "nosniff".into()),
-            ("x-request-id".into(), self.facts.request_id.clone()),
-            ("x-trace-id".into(), self.facts.trace_id.clone()),
-        ];
-        if let Some(origin) = &self.facts.origin {
-            origin.write(&mut headers);
-        }
-        headers
-    }
-
-    /// Answers with a failure, as a whole response.
-    fn fail(&mut self, policy: &Policy, failure: &Failure, now: Moment) {
-        self.fail_with(policy, failure, Vec::new(), now);
-    }
-
-    fn fail_with(&mut self, policy: &Policy, failure: &Failure, extra: Vec<(String, String)>, now: Moment) {
-        if self.story.opened || self.run.as_ref().is_some_and(Run::has_said) {
-            // The status was sent long ago.
-            self.strike(policy, failure.code);
-            return self.fail_stream(policy, failure, String::new(), now);
-        }
-        let mut headers = extra;
-        // RFC 9110, 11.6.1: a 401 names the scheme.
-        if failure.code.status() == 401 && !headers.iter().any(|(name, _)| name == "www-authenticate") {
-            headers.push(("www-authenticate".into(), "Bearer".into()));
-        }
-        if let Some(seconds) = failure.retry_after_s {
-            headers.push(("retry-after".into(), seconds.to_string()));
-        }
-        self.story.code = Some(failure.code);
-        self.story.retry_after_s = failure.retry_after_s;
-        self.strike(policy, failure.code);
-        let body = self.failure_body(failure);
-        self.respond(policy, failure.code.status(), headers, body, now);
-    }
-
-    /// A failure as JSON, in the letters that the client wants.
-    fn failure_body(&self, failure: &Failure) -> String {
-        if self.facts.route.is_openai() {
-            return failure.openai_body(&self.facts.trace_id);
-        }
-        let body = failure.body(&self.facts.trace_id, self.facts.language);
-        if self.facts.ascii { crate::wire::reply::ascii(&body) } else { body }
-    }
-
-    fn respond_json(&mut self, policy: &Policy, status: u16, body: String, now: Moment) {
-        self.respond(policy, status, Vec::new(), body, now);
-    }
-
-    /// A whole response with a JSON body.
-    fn respond(
-        &mut self,
-        policy: &Policy,
-        status: u16,
-        mut extra: Vec<(String, String)>,
-        body: String,
-        now: Moment,
-    ) {
-        if self.story.drafted {
-            return self.keep_turn(policy, body, now);
-        }
-        extra.extend(self.prolong_session(policy, now));
-        self.send_json(status, extra, body);
-        self.finish(policy, now);
-    }
-
-    /// A whole response with a JSON body, which need not be the end of the exchange.
-    fn send_json(&mut self, status: u16, extra: Vec<(String, String)>, body: String) {
-        let mut headers = vec![("content-type".into(), "application/json; charset=utf-8".into())];
-        headers.extend(extra);
-        self.send_whole(status, headers, ByteBuf::from(body.into_bytes()));
-    }
-
-    /// A whole response; its type is among the headers.
-    fn respond_with(
-        &mut self,
-        policy: &Policy,
-        status: u16,
-        extra: Vec<(String, String)>,
-        body: ByteBuf,
-        now: Moment,
-    ) {
-        self.send_whole(status, extra, body);
-        self.finish(policy, now);
-    }
-
-    fn send_whole(&mut self, status: u16, mut extra: Vec<(String, String)>, body: ByteBuf) {
-        if self.run.is_some() {
-            self.story.status = status;
-            return self.keep_end(status, String::from_utf8_lossy(&body).into_owned());
-        }
-        let mut headers = self.common_headers();
-        // In the order in which they always were.
-        extra.insert(1, ("content-length".into(), body.len().to_string()));
-        headers.extend(extra);
-        self.story.status = status;
-        self.outputs.push_back(Output::Head { status, headers });
-        if !self.facts.head_only && !body.is_empty() {
-            self.outputs.push_back(Output::Chunk(body));
-        }
-        self.outputs.push_back(Output::End);
-    }
-
-    fn respond_empty(&mut self, policy: &Policy, status: u16, extra: Vec<(String, String)>, now: Moment) {
-        let mut headers = self.common_headers();
-        headers.extend(extra);
-        self.story.status = status;
-        self.outputs.push_back(Output::Head { status, headers });
-        self.outputs.push_back(Output::End);
-        self.finish(policy, now);
     }
 
     /// Gives back what is held, writes the log line and is done.
@@ -877,13 +381,6 @@ impl Exchange {
         self.keep_for_replay(policy);
         self.phase = Phase::Done;
         self.end_run(policy, now);
-    }
-
-    /// The last of an answer has been sent.
-    fn end_answer(&mut self) {
-        if self.run.is_none() {
-            self.outputs.push_back(Output::End);
-        }
     }
 
     /// What stands for the caller in stores and logs.

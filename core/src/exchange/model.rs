@@ -12,7 +12,8 @@ use serde_bytes::ByteBuf;
 use super::{
     Exchange, Phase,
     chat::LONGEST_LINE,
-    gates::{LEASE, LEASE_RENEWAL, Lease, QUEUE_REFRESH, STORE_PATIENCE, upstream_key},
+    gates::STORE_PATIENCE,
+    queue::{LEASE, LEASE_RENEWAL, Lease, QUEUE_REFRESH, upstream_key},
 };
 use crate::{
     policy::{

@@ -10,9 +10,10 @@ use serde_json::json;
 
 use super::{
     Exchange, Phase,
+    credential::{Refusal, Rejected},
     gates::{Caller, STORE_PATIENCE},
     record,
-    routes::{Refusal, Rejected, Route},
+    routes::Route,
 };
 use crate::{
     policy::{

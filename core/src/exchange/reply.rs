@@ -6,10 +6,10 @@ use serde_json::Value;
 
 use super::{
     Exchange, Phase,
-    ask::Plan,
     audit::Passage,
     chat::{Turn, Voice, Waiting},
     pieces::Pieces,
+    plan::Plan,
     record,
     stream::Streaming,
 };

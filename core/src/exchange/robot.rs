@@ -17,8 +17,8 @@ use super::{
     ask::Asking,
     downloads::Attached,
     gates::STORE_PATIENCE,
+    head,
     record::TurnStory,
-    routes,
     runner::{Next, named_by},
     saying::{Kind, OWNER, Saying},
     turns::cell,
@@ -161,7 +161,7 @@ impl Exchange {
         }
         let limit = self.facts.route.body_limit(policy);
         if head.content_length.is_some_and(|length| length > limit) {
-            return self.fail(policy, &routes::body_too_large(policy, self.facts.route), now);
+            return self.fail(policy, &head::body_too_large(policy, self.facts.route), now);
         }
         let seat = Seat { channel: channel.name.clone(), ..Seat::default() };
         self.robot = Some(Box::new(Heard { seat, ..Heard::default() }));

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::{
     Exchange, Phase,
     approvals::{LIST, id_of},
-    ask::Plan,
     chat::{Turn, Voice},
+    plan::Plan,
     runner::{Next, cancelled},
 };
 use crate::{

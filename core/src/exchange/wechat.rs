@@ -11,9 +11,9 @@ use serde_bytes::ByteBuf;
 use super::{
     Exchange, Phase,
     gates::STORE_PATIENCE,
+    head,
     inspection::code_of,
     pictures::{encode, verdict_key},
-    routes,
 };
 use crate::{
     policy::{ContentMode, Pictures, Policy},
@@ -163,7 +163,7 @@ impl Exchange {
         }
         let limit = self.facts.route.body_limit(policy);
         if head.content_length.is_some_and(|length| length > limit) {
-            return self.fail(policy, &routes::body_too_large(policy, self.facts.route), now);
+            return self.fail(policy, &head::body_too_large(policy, self.facts.route), now);
         }
         self.timers.body = Some(now.unix_ms + policy.deadlines.body);
         self.outputs.push_back(Output::ReadBody { limit });
@@ -184,7 +184,7 @@ impl Exchange {
                 }
             }
             (Pushed::Body(_), Input::BodyFailed(BodyFailure::TooLarge)) => {
-                self.fail(policy, &routes::body_too_large(policy, self.facts.route), now);
+                self.fail(policy, &head::body_too_large(policy, self.facts.route), now);
             }
             (Pushed::Body(_), Input::BodyFailed(BodyFailure::Incomplete)) => {
                 self.fail(policy, &Failure::new(Code::BodyIncomplete, "the body ended early"), now);

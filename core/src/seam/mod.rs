@@ -247,6 +247,13 @@ pub struct Problem {
     pub help: Option<String>,
 }
 
+impl Problem {
+    /// An error that is about no place in a file.
+    pub fn general(message: String) -> Self {
+        Self { error: true, file: String::new(), line: 0, column: 0, message, help: None }
+    }
+}
+
 impl<'a> Input<'a> {
     /// Puts the bytes that travelled beside the frame into the input that they belong to.
     fn with_payload(mut self, payload: &'a [u8]) -> Self {

@@ -11,7 +11,6 @@ use std::{
 };
 
 use js_sys::Date;
-use minigate_config::{Checked, Severity, Source};
 use minigate_core::{
     policy::{Environment, catalog::Catalog},
     seam::{ConfigFile, Problem},
@@ -119,33 +118,9 @@ pub(super) fn check(
     environment: Environment,
     files: &[ConfigFile],
 ) -> (Option<Worker>, Vec<Problem>) {
-    let source = |file: &ConfigFile| Source { name: file.name.clone(), text: file.text.clone() };
-    let sources: Vec<Source> = files.iter().map(source).collect();
-    let about = |message: String| Problem {
-        error: true,
-        file: String::new(),
-        line: 0,
-        column: 0,
-        message,
-        help: None,
+    let Ok((catalog, mut problems)) = guarded(|| minigate_config::check_files(files, environment)) else {
+        return (None, vec![Problem::general("a defect of the check".to_owned())]);
     };
-    let Ok(Checked { catalog, diagnostics }) =
-        guarded(|| minigate_config::check(&sources, Some(environment)))
-    else {
-        return (None, vec![about("a defect of the check".to_owned())]);
-    };
-    let place = |number| u32::try_from(number).unwrap_or(u32::MAX);
-    let mut problems: Vec<Problem> = diagnostics
-        .into_iter()
-        .map(|found| Problem {
-            error: found.severity == Severity::Error,
-            file: found.file,
-            line: place(found.line),
-            column: place(found.column),
-            message: found.message,
-            help: found.help,
-        })
-        .collect();
     let Some(catalog) = catalog else { return (None, problems) };
     let made = match kv(env) {
         Some(_) => make(env, catalog),
@@ -154,7 +129,7 @@ pub(super) fn check(
     match made {
         Ok(worker) => (Some(worker), problems),
         Err(found) => {
-            problems.extend(found.into_iter().map(about));
+            problems.extend(found.into_iter().map(Problem::general));
             (None, problems)
         }
     }

@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{Request, header::CONTENT_TYPE};
-use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
 use serde_json::Value;
 
-use crate::server::runtime;
+use crate::{server::runtime, upstream::with_tls};
 
 /// The most bytes of an answer.
 const MOST: usize = 1024 * 1024;
@@ -68,14 +67,8 @@ pub(super) fn ask(question: &Question<'_>, patience: Duration) -> Result<Answer,
     };
     let request = request.body(Full::new(body)).map_err(|_| Problem::Url)?;
     let mut connector = HttpConnector::new();
-    connector.enforce_http(false);
     connector.set_connect_timeout(Some(patience.min(Duration::from_secs(5))));
-    let connector = HttpsConnectorBuilder::new()
-        .with_webpki_roots()
-        .https_or_http()
-        .enable_http1()
-        .wrap_connector(connector);
-    let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build(connector);
+    let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build(with_tls(connector));
     let began = Instant::now();
     let work = async {
         let response = client.request(request).await.map_err(|error| match error.is_connect() {

@@ -8,7 +8,7 @@ use hyper::{
     Method, Request, Uri,
     header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue},
 };
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnector;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -17,7 +17,7 @@ use minigate_core::policy::Secrets;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::settings;
+use crate::{settings, upstream::with_tls};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -53,13 +53,7 @@ impl Gateway {
         let mut key = HeaderValue::from_str(&format!("Bearer {key}"))
             .map_err(|_| "ADMIN_KEY: has letters that no header takes".to_owned())?;
         key.set_sensitive(true);
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        let connector = HttpsConnectorBuilder::new()
-            .with_webpki_roots()
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(connector);
+        let connector = with_tls(HttpConnector::new());
         Ok(Self { client: Client::builder(TokioExecutor::new()).build(connector), url, key })
     }
 

@@ -34,17 +34,8 @@ const USER: &str = "audit-user-canary-77aa";
 const LONG: Duration = Duration::from_secs(30);
 
 fn settings<'s>(scene: &'s Scene, more: &[(&'s str, &'s str)]) -> Vec<(&'s str, &'s str)> {
-    let mut all = vec![
-        ("OPENCLAW_GATEWAY_URL", scene.upstream().url.as_str()),
-        ("OPENCLAW_GATEWAY_TOKEN", TOKEN),
-        ("API_KEY", KEY),
-        ("ADMIN_KEY", ADMIN_KEY),
-        ("RATE_LIMIT_PER_MINUTE", "0"),
-        ("RATE_LIMIT_PER_ADDRESS", "0"),
-        ("ABUSE_PROTECTION", "off"),
-        ("MAX_CONCURRENCY", "0"),
-    ];
-    all.extend(more);
+    let mut all = scene.unlimited(&[("ADMIN_KEY", ADMIN_KEY), ("MAX_CONCURRENCY", "0")]);
+    all.extend_from_slice(more);
     all
 }
 

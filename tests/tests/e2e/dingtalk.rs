@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use minigate_tests::{
-    client::{Answer, Client, KEY, whole},
+    client::{Answer, Client, whole},
     dingtalk::{self, CANARIES, DingTalk, Fault, STAFF_ID, TO_GROUP, TO_PEOPLE},
     hosts::Host,
     until,
-    upstream::TOKEN,
 };
 use serde_json::{Value, json};
 
@@ -27,8 +26,8 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-const APP_KEY: &str = "dingappkey";
-const APP_SECRET: &str = "ding-app-secret-canary-7f2e";
+pub(crate) const APP_KEY: &str = "dingappkey";
+pub(crate) const APP_SECRET: &str = "ding-app-secret-canary-7f2e";
 
 const CONFIGURATION: &str = "
 models:
@@ -54,20 +53,20 @@ fn settings<'s>(
     ding: &'s DingTalk,
     more: &[(&'s str, &'s str)],
 ) -> Vec<(&'s str, &'s str)> {
-    let mut settings = vec![
-        ("OPENCLAW_GATEWAY_URL", scene.upstream().url.as_str()),
-        ("OPENCLAW_GATEWAY_TOKEN", TOKEN),
-        ("API_KEY", KEY),
-        ("RATE_LIMIT_PER_MINUTE", "0"),
-        ("ABUSE_PROTECTION", "off"),
+    let mut settings = scene.unlimited(&app(ding));
+    settings.push(("LOG_LEVEL", "debug"));
+    settings.extend_from_slice(more);
+    settings
+}
+
+/// The app that all robots here belong to, at a scripted DingTalk.
+pub(crate) fn app(ding: &DingTalk) -> [(&str, &str); 4] {
+    [
         ("DINGTALK_API_URL", ding.url()),
         ("DINGTALK_OAPI_URL", ding.url()),
         ("DING_KEY", APP_KEY),
         ("DING_SECRET", APP_SECRET),
-        ("LOG_LEVEL", "debug"),
-    ];
-    settings.extend_from_slice(more);
-    settings
+    ]
 }
 
 async fn start(scene: &Scene, more: &[(&str, &str)]) -> Desk {

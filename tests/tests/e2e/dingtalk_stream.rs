@@ -8,16 +8,18 @@ use std::{
 };
 
 use minigate_tests::{
-    client::KEY,
     dingtalk::{CANARIES, DingTalk, Fault, Happened, MESSAGES, OPEN, What},
     hosts::{Host, Kind},
     required, until,
-    upstream::TOKEN,
 };
 use serde_json::{Value, json};
 use tokio::{io::AsyncWriteExt as _, process::Command};
 
-use crate::{Scenario, Scene, scenarios};
+use crate::{
+    Scenario, Scene,
+    dingtalk::{APP_KEY, APP_SECRET, app},
+    scenarios,
+};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
     scenarios![for &[Kind::Native];
@@ -34,9 +36,6 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
         dingtalks_own_sdk_reads_the_gateways_frames,
     ]
 }
-
-const APP_KEY: &str = "ding-app-key";
-const APP_SECRET: &str = "ding-app-secret-canary-51ce";
 
 const CONFIGURATION: &str = "
 models:
@@ -60,16 +59,7 @@ impl Desk {
     }
 
     async fn start_with(scene: &Scene, ding: DingTalk, more: &[(&str, &str)]) -> Self {
-        let mut settings = vec![
-            ("OPENCLAW_GATEWAY_URL", scene.upstream().url.as_str()),
-            ("OPENCLAW_GATEWAY_TOKEN", TOKEN),
-            ("API_KEY", KEY),
-            ("ABUSE_PROTECTION", "off"),
-            ("DINGTALK_API_URL", ding.url()),
-            ("DINGTALK_OAPI_URL", ding.url()),
-            ("DING_KEY", APP_KEY),
-            ("DING_SECRET", APP_SECRET),
-        ];
+        let mut settings = scene.unlimited(&app(&ding));
         settings.extend_from_slice(more);
         let host = Host::start_with_config(scene.kind, &[("robots.yaml", CONFIGURATION)], &settings).await;
         Self { host, ding }

@@ -17,7 +17,6 @@ use minigate_tests::{
     hosts::{Host, Kind},
     redis::Redis,
     until,
-    upstream::TOKEN,
 };
 use serde_json::{Value, json};
 
@@ -50,17 +49,7 @@ fn yaml(name: &str) -> String {
 }
 
 fn settings(scene: &Scene) -> Vec<(&str, &str)> {
-    vec![
-        ("MINIGATE_ENV", "dev"),
-        ("OPENCLAW_GATEWAY_URL", scene.upstream().url.as_str()),
-        ("OPENCLAW_GATEWAY_TOKEN", TOKEN),
-        ("API_KEY", KEY),
-        ("ADMIN_KEY", ADMIN_KEY),
-        ("RATE_LIMIT_PER_MINUTE", "0"),
-        ("RATE_LIMIT_PER_ADDRESS", "0"),
-        ("ABUSE_PROTECTION", "off"),
-        ("MAX_CONCURRENCY", "0"),
-    ]
+    scene.unlimited(&[("MINIGATE_ENV", "dev"), ("ADMIN_KEY", ADMIN_KEY), ("MAX_CONCURRENCY", "0")])
 }
 
 async fn start(scene: &Scene, text: &str) -> Host {

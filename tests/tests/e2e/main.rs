@@ -195,6 +195,20 @@ impl Scene {
         &self.world.upstream
     }
 
+    /// A gateway before the scripted Gateway that counts nothing against anybody; and more settings.
+    pub(crate) fn unlimited<'s>(&'s self, more: &[(&'s str, &'s str)]) -> Vec<(&'s str, &'s str)> {
+        let mut settings = vec![
+            ("OPENCLAW_GATEWAY_URL", self.upstream().url.as_str()),
+            ("OPENCLAW_GATEWAY_TOKEN", TOKEN),
+            ("API_KEY", KEY),
+            ("RATE_LIMIT_PER_MINUTE", "0"),
+            ("RATE_LIMIT_PER_ADDRESS", "0"),
+            ("ABUSE_PROTECTION", "off"),
+        ];
+        settings.extend_from_slice(more);
+        settings
+    }
+
     /// The scripted WeChat.
     pub(crate) fn wechat(&self) -> &Wechat {
         &self.world.wechat
