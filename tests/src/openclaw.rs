@@ -129,14 +129,28 @@ impl OpenClaw {
         }
     }
 
-    /// The first run loads what later ones have at hand.
+    /// The first run loads what later ones have at hand. While OpenClaw still puts its own database in
+    /// order, it may answer 500 ("another OpenClaw process owns state-lifecycle"): it is asked again.
     async fn warm_up(&self, auth: Auth) {
-        let body = json!({"model": "openclaw", "input": "warm-up"});
-        let request = reqwest::Client::builder().no_proxy().build().expect("a client");
-        let request = auth.prove(request.post(format!("{}/v1/responses", self.url)));
-        let answer = request.timeout(Duration::from_secs(90)).body(body.to_string()).send().await;
-        let answer = answer.unwrap_or_else(|error| panic!("{error}\n{}", self.log_tail()));
-        assert_eq!(answer.status(), 200, "OpenClaw's first answer:\n{}", self.log_tail());
+        let body = json!({"model": "openclaw", "input": "warm-up"}).to_string();
+        let http = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let deadline = tokio::time::Instant::now() + START;
+        loop {
+            let request = auth.prove(http.post(format!("{}/v1/responses", self.url)));
+            let answer = request.timeout(START).body(body.clone()).send().await;
+            let answer = answer.unwrap_or_else(|error| panic!("{error}\n{}", self.log_tail()));
+            if answer.status() == 200 {
+                return;
+            }
+            let late = tokio::time::Instant::now() >= deadline;
+            assert!(
+                answer.status() == 500 && !late,
+                "OpenClaw's first answer is {}:\n{}",
+                answer.status(),
+                self.log_tail()
+            );
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
     }
 
     /// The end of what it wrote.

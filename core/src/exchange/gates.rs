@@ -1,8 +1,9 @@
 //! The gates of a turn: who asks, how often, and whether OpenClaw has room.
 //!
 //! One list of operations asks the store for all of them; the list stops at the first that
-//! says no. What a gate decides is the reducers' and the policy's; this file puts the question
-//! and reads the answer. A lease that was taken here is given back wherever the exchange ends.
+//! says no. A turn that another exchange runs is made after them, with what they said of the caller.
+//! What a gate decides is the reducers' and the policy's; this file puts the question and reads the
+//! answer. A lease that was taken here is given back wherever the exchange ends.
 
 use core::net::IpAddr;
 
@@ -159,11 +160,8 @@ impl Exchange {
             gate(Gate::Key, format!("key:{id}"), Op::Enter(enter(Some(rate))));
         }
         if self.durable.is_some() {
-            // Whoever runs the turn asks for the rest.
-            if let Some((gate, key, op)) = self.create(&waiting) {
-                waiting.gates.push(gate);
-                ops.push((key, op));
-            }
+            // Whoever runs the turn asks for the rest, and is told what is found out here about the
+            // caller: a restricted one's turn is offered no tools. So it is made after that.
         } else if let Some(shelf) = &waiting.cache {
             let lookup = self.lookup(policy);
             gate(Gate::Cache, shelf.key.clone(), Op::Lookup(lookup));
@@ -190,7 +188,7 @@ impl Exchange {
     /// is asked for where it was not yet.
     fn go_on(&mut self, policy: &Policy, mut waiting: Waiting, now: Moment) {
         if self.durable.is_some() {
-            return self.keep_body(Box::new(waiting));
+            return self.make_turn(Box::new(waiting), now);
         }
         if let Some(answer) = waiting.curated.take() {
             return self.give_kept(policy, waiting, answer, now);

@@ -152,10 +152,10 @@ impl Exchange {
     }
 
     /// The operation that makes the turn, with everything that a runner needs.
-    pub(super) fn create(&self, waiting: &Waiting) -> Option<(Gate, String, Op)> {
+    fn create(&self, waiting: &Waiting) -> Option<(Gate, String, Op)> {
         let durable = self.durable.as_ref()?;
         if waiting.fetch.body.refers_to_the_body() && durable.body.is_none() {
-            // The body is kept first, and only for those whom the gates let through.
+            // The body is kept first.
             return None;
         }
         let mut waiting = waiting.clone();
@@ -177,8 +177,19 @@ impl Exchange {
         Some((Gate::Create, cell(&self.facts.request_id), Op::Turn(TurnOp::Create(create))))
     }
 
-    /// The gates are passed, and the request's body is wanted by whoever runs the turn.
-    pub(super) fn keep_body(&mut self, waiting: Box<Waiting>) {
+    /// The caller's gates are passed: the turn is made, and before it the request's body is kept where
+    /// whoever runs it wants that.
+    pub(super) fn make_turn(&mut self, mut waiting: Box<Waiting>, now: Moment) {
+        match self.create(&waiting) {
+            Some((gate, key, op)) => {
+                waiting.gates = vec![gate];
+                self.store(waiting, vec![(key, op)], now);
+            }
+            None => self.keep_body(waiting),
+        }
+    }
+
+    fn keep_body(&mut self, waiting: Box<Waiting>) {
         let Some(durable) = &mut self.durable else { return };
         let len = self.facts.body_bytes;
         let key =
@@ -201,10 +212,7 @@ impl Exchange {
     ) {
         match input {
             Input::Stored { id: done, .. } if *done == id => {
-                let mut waiting = waiting;
-                let Some((gate, key, op)) = self.create(&waiting) else { return };
-                waiting.gates = vec![gate];
-                self.store(waiting, vec![(key, op)], now);
+                self.make_turn(waiting, now);
             }
             Input::StoreFailed { id: failed } if *failed == id => self.not_created(policy, now),
             _ => self.phase = Phase::KeepBody(id, waiting),

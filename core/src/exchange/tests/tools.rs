@@ -10,7 +10,7 @@ use super::{
     ask::{ask_head, events},
     durable::{client, harmless, keyed, look, only_turn, runner, settle, stream_to_end},
     upstream::completion_stream,
-    world::{BEGIN, KEY, World, get},
+    world::{BEGIN, KEY, World, get, guarded},
 };
 use crate::{
     policy::{
@@ -19,6 +19,7 @@ use crate::{
         catalog::{Approval, Tool, ToolClass},
     },
     seam::{DeadlineReason, FetchFailure, Input, RequestHead},
+    state::{Op, caller::Strike, reduce},
 };
 
 type Store = BTreeMap<String, Vec<u8>>;
@@ -267,6 +268,25 @@ fn reading_needs_nobody_and_what_does_not_fit_is_not_sent() {
     assert!(told.to_string().contains("all the calls") && told.get("tools").is_none());
     stream_to_end(&mut run, "好");
     assert_eq!(look(&policy, &run.store, run.now, "").json()["state"], "done");
+    let counted = run.samples.last().expect("what was counted");
+    assert_eq!(counted.tools, ["lookup"; 3], "what a model made up is no tool");
+    assert!(counted.failed_tools.is_empty(), "{:?}", counted.failed_tools);
+}
+
+#[test]
+fn a_restricted_caller_is_offered_nothing() {
+    let policy = Policy { abuse: guarded().abuse, ..with_tools(Approval::User) };
+    let first = client(&policy, keyed(), &question(), BEGIN, &Store::new());
+    let strike = Strike { points: policy.abuse.restrict, thresholds: policy.abuse };
+    let callers = first.store.iter().filter(|(key, _)| key.starts_with("user:"));
+    let struck =
+        callers.map(|(key, old)| (key.clone(), reduce(&Op::Strike(strike), Some(old), BEGIN).new.into_vec()));
+    let store: Store = struck.collect();
+    assert_eq!(store.len(), 1, "the caller has a cell: {:?}", first.store.keys());
+    let restricted = client(&policy, keyed(), &question(), BEGIN, &store);
+    let run = runner(&policy, &restricted.store, BEGIN, 0x32);
+    let sent = run.sent_upstream();
+    assert!(sent.get("tools").is_none() && sent.to_string().contains("only explain in words"), "{sent}");
 }
 
 #[test]
@@ -289,6 +309,7 @@ fn nobody_knows_means_nobody_tries_again() {
         stream_to_end(&mut run, "请核实");
         assert_eq!(look(&policy, &run.store, run.now, "").json()["actions"][0]["outcome"], "unknown");
         assert_eq!(run.fetches.iter().filter(|fetch| fetch.upstream == "tool:refund").count(), 1);
+        assert_eq!(run.samples.last().expect("what was counted").failed_tools, ["refund"]);
     }
 }
 
