@@ -10,7 +10,7 @@ use minigate::{
         doctor, onboard, ready, send,
     },
     configuration, demo, journal,
-    operator::{Approvals, Stats, Top, Trace},
+    operator::{Approvals, Config, Stats, Top, Trace},
     replay::{self, Changes},
     server,
 };
@@ -96,6 +96,8 @@ enum Command {
     Trace(Trace),
     /// What waits for an operator, and the operator's word.
     Approvals(Approvals),
+    /// The configuration of a gateway that serves: another one, an earlier one, what they say.
+    Config(Config),
     /// Run only the demo upstream, on a free port of the loopback interface.
     Demo {
         /// The port; 0 takes a free one.
@@ -301,6 +303,7 @@ fn main() -> ExitCode {
         Command::Stats(stats) => return stats.run(),
         Command::Trace(trace) => return trace.run(),
         Command::Approvals(approvals) => return approvals.run(),
+        Command::Config(config) => return config.run(),
         Command::Schema => return configuration::schema(),
     };
     daemon::release();

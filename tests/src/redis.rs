@@ -1,4 +1,5 @@
-//! A real Redis (or Valkey) server for the tests, with a password, on a port of its own.
+//! A real Redis (or Valkey) server for the tests, with a password, on a port of its own. The gateway's
+//! user may do what `docs/configuration.md` lists for an ACL, and nothing else.
 
 use std::{
     path::PathBuf,
@@ -17,6 +18,27 @@ use crate::{required, scripted};
 
 /// The password: a secret that may be in no output.
 pub const PASSWORD: &str = "redis-password-canary-5e7a";
+
+/// What the gateway's user may do.
+const ACL: [&str; 17] = [
+    "~minigate:*",
+    "&minigate:wake",
+    "+get",
+    "+set",
+    "+del",
+    "+exists",
+    "+hget",
+    "+hset",
+    "+hdel",
+    "+zadd",
+    "+zrem",
+    "+zrangebyscore",
+    "+evalsha",
+    "+script|load",
+    "+publish",
+    "+subscribe",
+    "resetpass",
+];
 
 /// How long a start may take.
 const START: Duration = Duration::from_secs(20);
@@ -57,6 +79,9 @@ impl Redis {
     fn spawn(&mut self) {
         let child = Command::new(required("MINIGATE_REDIS"))
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string(), "--requirepass", PASSWORD])
+            .args(["--user", "minigate", "on"])
+            .args(ACL)
+            .arg(format!(">{PASSWORD}"))
             .args(["--save", "", "--appendonly", "no", "--daemonize", "no", "--dir"])
             .arg(&self.directory)
             .stdin(Stdio::null())
@@ -88,7 +113,7 @@ impl Redis {
     /// Where it is, with the password.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("redis://:{PASSWORD}@127.0.0.1:{}/0", self.port)
+        format!("redis://minigate:{PASSWORD}@127.0.0.1:{}/0", self.port)
     }
 
     /// Its process.

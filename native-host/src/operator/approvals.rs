@@ -3,11 +3,11 @@
 //! Nobody agrees to what they were not shown: a yes gets the question first, shows it, and gives its grant
 //! back.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 
 use serde_json::{Value, json};
 
-use super::{Word, client, client::Gateway, columns, shown, stats::list, word};
+use super::{Word, agree, client, client::Gateway, columns, shown, stats::list, word};
 
 const PATH: &str = "/v1/admin/approvals";
 
@@ -43,11 +43,7 @@ fn agrees(asked: &Value) -> Result<bool, String> {
     if !io::stdin().is_terminal() {
         return Err("approve: nobody sits at a terminal; look with `approvals show`, then add --yes".into());
     }
-    let mut out = io::stderr();
-    let _ = write!(out, "{}Approve? [y/N] ", describe(asked)).and_then(|()| out.flush());
-    let mut answer = String::new();
-    io::stdin().read_line(&mut answer).map_err(|error| error.to_string())?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    agree(&describe(asked), "Approve?")
 }
 
 fn waiting(answer: &Value) -> String {

@@ -67,6 +67,11 @@ impl Gateway {
         self.ask(Method::POST, path, Some(body.to_string())).await
     }
 
+    /// What becomes of a body that takes the place of what is there.
+    pub(super) async fn put(&self, path: &str, body: &Value) -> Result<Value, String> {
+        self.ask(Method::PUT, path, Some(body.to_string())).await
+    }
+
     /// The text of an answer, so that what is in it can be shown as it came.
     async fn ask(&self, method: Method, path: &str, body: Option<String>) -> Result<Value, String> {
         let request = Request::builder()
@@ -91,11 +96,27 @@ impl Gateway {
             Some(answer) if status.is_success() => Ok(answer),
             Some(answer) if answer["error"]["message"].is_string() => {
                 let word = |name: &str| super::word(&answer["error"][name]);
-                Err(format!("{}: {} ({status})", word("code"), word("message")))
+                let found = diagnostics(&answer);
+                Err(format!("{found}{}: {} ({status})", word("code"), word("message")))
             }
             _ => Err(format!("{}: answers {status}, and not as a Minigate does", self.url)),
         }
     }
+}
+
+/// The mistakes in a configuration that an answer names, each with its place, as `minigate check` shows them.
+pub(super) fn diagnostics(answer: &Value) -> String {
+    let mut out = String::new();
+    for found in super::stats::list(&answer["diagnostics"]) {
+        let [file, line, column, severity, message, help] =
+            ["file", "line", "column", "severity", "message", "help"].map(|name| super::word(&found[name]));
+        let place = if file.is_empty() { String::new() } else { format!("{file}:{line}:{column}: ") };
+        out += &format!("{place}{severity}: {message}\n");
+        if found["help"].is_string() {
+            out += &format!("  help: {help}\n");
+        }
+    }
+    out
 }
 
 /// The whole of an error: its cause says more than itself.

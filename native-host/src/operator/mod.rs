@@ -1,4 +1,4 @@
-//! `minigate top|stats|trace|approvals`: what an operator asks of a gateway from a terminal.
+//! `minigate top|stats|trace|approvals|config`: what an operator asks of a gateway from a terminal.
 //!
 //! All of it goes through the operator's HTTP routes, so it works for a host of either kind, here or
 //! elsewhere, and can do nothing that the routes cannot. The key comes from the environment: an
@@ -6,6 +6,7 @@
 
 mod approvals;
 mod client;
+mod config;
 mod stats;
 mod top;
 mod trace;
@@ -73,6 +74,15 @@ pub struct Approvals {
     target: Target,
 }
 
+/// `config`.
+#[derive(Debug, Args)]
+pub struct Config {
+    #[command(subcommand)]
+    wish: config::Wish,
+    #[command(flatten)]
+    target: Target,
+}
+
 /// What is wanted of the questions that wait for an operator.
 #[derive(Debug, Subcommand)]
 enum Word {
@@ -132,6 +142,22 @@ impl Approvals {
         let what = self.what.unwrap_or(Word::List);
         with(&self.target, async |gateway| approvals::run(gateway, &what, self.target.json).await)
     }
+}
+
+impl Config {
+    /// Runs it.
+    pub fn run(self) -> ExitCode {
+        with(&self.target, async |gateway| config::run(gateway, &self.wish, self.target.json).await)
+    }
+}
+
+/// Shows something to whoever sits at the terminal, and asks about it.
+fn agree(about: &str, question: &str) -> Result<bool, String> {
+    let mut out = io::stderr();
+    let _ = write!(out, "{about}{question} [y/N] ").and_then(|()| out.flush());
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).map_err(|error| error.to_string())?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 /// Does something with the gateway, and says what went wrong.

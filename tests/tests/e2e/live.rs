@@ -2,6 +2,7 @@
 //! no request fails or sees two of them.
 
 use std::{
+    fs,
     path::PathBuf,
     sync::{
         Arc,
@@ -20,10 +21,10 @@ use minigate_tests::{
 };
 use serde_json::{Value, json};
 
-use crate::{Scenario, Scene, scenarios};
+use crate::{Scenario, Scene, operator::minigate, scenarios};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
-    let mut all = scenarios![an_operator_puts_one_and_takes_it_back];
+    let mut all = scenarios![an_operator_puts_one_and_takes_it_back, a_command_pushes_one_and_goes_back];
     all.extend(scenarios![for &[Kind::Native];
         a_file_is_followed,
         a_hangup_reads_the_file_again,
@@ -134,6 +135,49 @@ async fn an_operator_puts_one_and_takes_it_back(scene: Scene) {
         whole(client.send("GET", "/v1/admin/config", &[("x-api-key", KEY)], "").await).await.status,
         401
     );
+    host.stop().await;
+}
+
+async fn a_command_pushes_one_and_goes_back(scene: Scene) {
+    let host = start(&scene, &yaml("a")).await;
+    let client = Client::new(&host.url);
+    let directory =
+        std::env::temp_dir().join(format!("minigate-push-{}", scene.marker(&std::process::id().to_string())));
+    fs::create_dir_all(&directory).expect("a temporary directory");
+    let file = |name: &str, text: &str| {
+        let path = directory.join(name);
+        fs::write(&path, text).expect("a file");
+        path.display().to_string()
+    };
+    let (a, b) = (file("a.yaml", &yaml("a")), file("b.yaml", &yaml("b")));
+    let wrong = file("wrong.yaml", "profiles:\n  qa_c: {model: fast, max_token: 5}\nrouting: {qa: nobody}\n");
+    let run =
+        async |words: &[&str]| minigate(Some(ADMIN_KEY), &[words, &["--url", &host.url]].concat()).await;
+
+    let (code, said) = run(&["config", "push", &a]).await;
+    assert!(code == Some(1) && said.contains("add --yes"), "nobody is at a terminal: {said}");
+    assert_eq!(run(&["config", "push", &a, "--yes"]).await.0, Some(0));
+    let (code, said) = run(&["config", "diff", &b]).await;
+    assert!(code == Some(0) && said.contains("-  qa_a: ") && said.contains("+  qa_b: "), "{said}");
+    assert_eq!(answers(&client).await, "qa_a", "looking changes nothing");
+    let (code, said) = run(&["config", "push", &b, "--yes", "--note", "a note"]).await;
+    assert!(code == Some(0) && said.contains(" is in use; back: minigate config rollback "), "{said}");
+    assert_eq!(answers(&client).await, "qa_b");
+    assert_eq!(run(&["config", "diff", &b]).await, (Some(0), String::new()));
+    let (code, said) = run(&["config", "push", &wrong, "--yes"]).await;
+    assert!(code == Some(1) && said.contains("wrong.yaml:2:23: error: "), "{said}");
+    assert!(said.contains("configuration_invalid: "), "{said}");
+    assert_eq!(run(&["config", "show"]).await, (Some(0), yaml("b")));
+
+    let (code, said) = run(&["config", "list"]).await;
+    let used: Vec<&str> = said.lines().filter(|line| line.starts_with('*')).collect();
+    assert!(code == Some(0) && used.len() == 1 && used[0].contains("a note"), "{said}");
+    let (code, said) = run(&["config", "rollback", "--note", "it was worse"]).await;
+    assert!(code == Some(0) && said.contains(" is in use"), "{said}");
+    assert_eq!(answers(&client).await, "qa_a");
+    let (code, said) = run(&["config", "rollback", "0123456789ab"]).await;
+    assert!(code == Some(1) && said.starts_with("configuration_unknown: "), "{said}");
+    let _ = fs::remove_dir_all(&directory);
     host.stop().await;
 }
 

@@ -285,7 +285,7 @@ async fn feedback_is_its_owners_and_counts_once(scene: Scene) {
 }
 
 /// `minigate ...` with the operator's key in the environment, and with no other setting.
-async fn minigate(key: Option<&str>, arguments: &[&str]) -> (Option<i32>, String) {
+pub(crate) async fn minigate(key: Option<&str>, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = tokio::process::Command::new(required("MINIGATE_BIN"));
     command.args(arguments).env_clear().stdin(Stdio::null());
     if let Some(key) = key {
