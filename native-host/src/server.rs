@@ -105,7 +105,8 @@ pub fn serve(module: Option<PathBuf>, config: Vec<PathBuf>, demo: bool) -> Resul
     })?;
     let wanted = SocketAddr::new(ip, settings::number("PORT", 12626)?);
     let threads = thread::available_parallelism().map_or(1, usize::from);
-    let first = listen(wanted).map_err(|error| format!("{wanted}: {error}"))?;
+    let first = claim(wanted).and_then(|()| listen(wanted));
+    let first = first.map_err(|error| format!("{wanted}: {error}"))?;
     let bound = first.local_addr().map_err(|error| error.to_string())?;
     let mut listeners = vec![first];
     for _ in 1..threads {
@@ -211,6 +212,15 @@ async fn wait_for_signal() {
         () = wait(SignalKind::terminate()) => {}
         () = wait(SignalKind::interrupt()) => {}
     }
+}
+
+/// Whether nobody listens there. Listeners that may share a port share it with those of another process
+/// too, and each would get half of the requests without a word.
+fn claim(address: SocketAddr) -> std::io::Result<()> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+    // Connections that have ended a moment ago are no listeners.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())
 }
 
 /// Several listeners share one port: the kernel spreads the connections.

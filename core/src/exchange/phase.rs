@@ -1,8 +1,7 @@
 //! What an exchange can wait for, and who takes in what comes meanwhile.
 //!
-//! Every phase stands in three places, here and in `deadlines.rs`, and the compiler asks for each:
-//! who takes its input, what is given up with it, and what becomes of it when its time is over.
-//! Nothing is decided here.
+//! Both lists are exhaustive: who takes a phase's input, and what is given up with it. What becomes of
+//! it when its time is over is in `deadlines.rs`. Nothing is decided here.
 
 use serde::{Deserialize, Serialize};
 

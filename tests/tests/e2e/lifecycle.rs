@@ -14,6 +14,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
     let mut all = scenarios![for &[Kind::Native];
         sigterm_drains,
         it_refuses_to_start_unsafe_or_wrong,
+        a_port_is_one_processs,
         the_demo_upstream_answers_in_dev,
         secrets_come_from_files,
         the_store_survives_a_kill,
@@ -52,6 +53,16 @@ async fn sigterm_drains(scene: Scene) {
     assert_eq!(events.text(), "a stream that is running when the signal comes");
     assert_eq!(host.wait().await, Some(0));
     assert!(host.output().contains("\"stopped\""));
+}
+
+/// Threads share a port, which would let a second process have every other request.
+async fn a_port_is_one_processs(scene: Scene) {
+    let settings = scene.unlimited(&[]);
+    let host = Host::start(Kind::Native, &settings).await;
+    let port = host.url.rsplit(':').next().expect("a port");
+    let (code, said) = refused(&scene.unlimited(&[("PORT", port)]), &[]).await;
+    assert!(code == Some(1) && said.contains("in use") && said.contains(port), "{said}");
+    host.stop().await;
 }
 
 /// Settings and arguments, and words that the refusal must contain.
