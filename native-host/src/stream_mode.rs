@@ -7,7 +7,6 @@
 //! words, which might.
 
 use std::{
-    pin::pin,
     rc::Rc,
     sync::{Mutex, PoisonError},
     time::Duration,
@@ -15,9 +14,8 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{
-    FutureExt as _, SinkExt as _, StreamExt as _,
-    future::{FusedFuture as _, join_all},
-    stream::SplitSink,
+    SinkExt as _, StreamExt as _,
+    stream::{FuturesUnordered, SplitSink},
 };
 use http_body_util::{Either, Full};
 use minigate_core::{
@@ -27,7 +25,7 @@ use minigate_core::{
 };
 use tokio::{
     net::TcpStream,
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
     task::AbortHandle,
     time::{Instant, sleep_until, timeout},
 };
@@ -69,34 +67,40 @@ enum Event {
     Taken { message: u64, status: Option<u16> },
 }
 
-/// Holds the sockets of all robots until told to stop. Another configuration with the same robots
-/// leaves them open.
+/// Holds the sockets of all robots until told to stop. Another configuration leaves those open whose robots
+/// are in it as they were: a change to one robot is none to the others.
 pub(crate) async fn run(serving: Rc<Serving>, mut stopped: watch::Receiver<bool>) {
     let mut changes = serving.changes();
-    let mut stops = false;
-    while !stops {
+    // Whose end is dropped, that robot is held no more.
+    let mut held: Vec<(Robot, oneshot::Sender<()>)> = Vec::new();
+    let mut holding = FuturesUnordered::new();
+    loop {
         changes.mark_unchanged();
-        let robots = wanted(&serving);
-        let (end, ended) = watch::channel(false);
-        let all = robots.iter().map(|robot| hold(Rc::clone(&serving), robot.clone(), ended.clone()));
-        let mut holding = pin!(join_all(all).fuse());
-        loop {
-            tokio::select! {
-                biased;
-                _ = stopped.changed() => stops = true,
-                changed = changes.changed() => stops = changed.is_err(),
-                // There is none, or they would not have ended.
-                _ = &mut holding, if !holding.is_terminated() => continue,
-            }
-            if stops || wanted(&serving) != robots {
-                break;
-            }
+        for robot in let_go(&mut held, wanted(&serving)) {
+            let (end, ended) = oneshot::channel();
+            holding.push(hold(Rc::clone(&serving), robot.clone(), ended));
+            held.push((robot, end));
         }
-        let _ = end.send(true);
-        if !holding.is_terminated() {
-            holding.await;
+        tokio::select! {
+            biased;
+            _ = stopped.changed() => break,
+            changed = changes.changed() => if changed.is_err() {
+                break;
+            },
+            // One that was let go has ended.
+            Some(()) = holding.next() => {}
         }
     }
+    drop(held);
+    while holding.next().await.is_some() {}
+}
+
+/// Drops what belongs to robots that are not wanted any more, and gives those that are new. One that has
+/// changed is both.
+fn let_go<T>(held: &mut Vec<(Robot, T)>, mut wanted: Vec<Robot>) -> Vec<Robot> {
+    held.retain(|(robot, _)| wanted.contains(robot));
+    wanted.retain(|robot| !held.iter().any(|(other, _)| other == robot));
+    wanted
 }
 
 /// The robots of the newest configuration.
@@ -109,7 +113,7 @@ fn count(add: impl FnOnce(&mut Sockets)) {
     add(SOCKETS.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default());
 }
 
-async fn hold(serving: Rc<Serving>, robot: Robot, mut stopped: watch::Receiver<bool>) {
+async fn hold(serving: Rc<Serving>, robot: Robot, mut stopped: oneshot::Receiver<()>) {
     let clock = Clock::start();
     let (events, mut happened) = mpsc::channel(MOST_WAITING);
     let link = Link::new(robot, clock.moment());
@@ -123,7 +127,7 @@ async fn hold(serving: Rc<Serving>, robot: Robot, mut stopped: watch::Receiver<b
         let deadline = deadline.unwrap_or_else(|| Instant::now() + SEND);
         tokio::select! {
             biased;
-            _ = stopped.changed() => break,
+            _ = &mut stopped => break,
             Some(event) = happened.recv() => holder.handle(event),
             () = sleep_until(deadline) => holder.tell(Input::Deadline),
         }
@@ -358,4 +362,35 @@ fn peer(stream: &MaybeTlsStream<TcpStream>) -> String {
     };
     let address = tcp.and_then(|tcp| tcp.peer_addr().ok());
     address.map(|address| address.ip().to_canonical().to_string()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn robot(name: &str, app_secret: &str) -> Robot {
+        Robot {
+            name: name.into(),
+            app_key: "KEY".into(),
+            app_secret: app_secret.into(),
+            api: "https://api.dingtalk.com".into(),
+            silent_ms: 150_000,
+        }
+    }
+
+    #[test]
+    fn a_change_to_one_robot_lets_no_other_go() {
+        let (first, mut first_ends) = oneshot::channel::<()>();
+        let (second, mut second_ends) = oneshot::channel::<()>();
+        let mut held = vec![(robot("a", "A"), first), (robot("b", "B"), second)];
+        // The order of a configuration says nothing.
+        let new = let_go(&mut held, vec![robot("c", "C"), robot("b", "B2"), robot("a", "A")]);
+        assert_eq!(new, [robot("c", "C"), robot("b", "B2")]);
+        assert_eq!(held.iter().map(|(robot, _)| robot.name.as_str()).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(first_ends.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+        assert_eq!(second_ends.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        assert!(let_go(&mut held, vec![robot("a", "A")]).is_empty());
+        assert!(let_go(&mut held, Vec::new()).is_empty());
+        assert_eq!(first_ends.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+    }
 }

@@ -20,7 +20,9 @@ use crate::{
         Policy,
         channel::{Channel, ChannelKind},
     },
-    seam::{DINGTALK, DINGTALK_FILES, Delivery, Fetch, FetchFailure, Input, Moment, Output, Rope, pieces},
+    seam::{
+        DINGTALK, DINGTALK_FILES, Delivery, Fetch, FetchFailure, Input, Moment, Output, Rope, pieces, restore,
+    },
     state::Op,
     wire::{
         dingtalk::{TOKEN_HEADER, file, send::Sent, token},
@@ -158,7 +160,6 @@ impl Exchange {
             (Stage::Held, Input::Stored { id, .. }) if *id == download.id => {
                 let Some((asking, len)) = download.asking else { return };
                 self.hold_body(self.request_key(), len);
-                self.facts.body_bytes = len;
                 self.consult(policy, asking, now);
             }
             (_, Input::FetchFailed { id, failure: FetchFailure::TooLarge }) if *id == download.id => {
@@ -225,13 +226,22 @@ impl Exchange {
             Err(failure) => return self.fail(policy, &failure, now),
         };
         let left = self.timers.turn.unwrap_or(now.unix_ms).saturating_sub(now.unix_ms);
-        download.asking = Some((Asking { request, store_id: 0 }, body.len() as u64));
+        // It is the turn's body from here on, whatever comes next: as much of it is forgotten at the end.
+        self.facts.body_bytes = body.len() as u64;
+        download.asking = Some((Asking { request, store_id: 0 }, self.facts.body_bytes));
         download.stage = Stage::Kept;
         download.id = self.take_id();
         let ops = pieces(&self.request_key(), body.as_bytes(), left + KEPT).collect();
         self.outputs.push_back(Output::Store { id: download.id, ops });
         self.timers.store = Some(now.unix_ms + DOWNLOAD_PATIENCE);
         self.phase = Phase::Downloading(download);
+    }
+
+    /// The turn is over: nobody reads its picture or file again.
+    pub(super) fn forget_request(&mut self) {
+        for (key, _) in restore(&self.request_key(), self.facts.body_bytes) {
+            self.say_beside(key, Op::Forget);
+        }
     }
 
     fn request_key(&self) -> String {

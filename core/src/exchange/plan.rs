@@ -255,6 +255,20 @@ impl Exchange {
         Ok(choice)
     }
 
+    /// Fails as a plan would where nobody who may answer takes attachments: then none need be fetched.
+    pub(super) fn takes_attachments(&self, policy: &Policy, request: &MiniRequest) -> Result<(), Failure> {
+        let choice = self.choose(policy, self.asked(policy, request, None));
+        let choice = choice.map_err(|reason| no_profile(policy, reason))?;
+        // Which version a person is given the store says later.
+        let other = self
+            .rollout(policy, &request.intent, &choice)
+            .and_then(|rollout| self.choose(policy, self.asked(policy, request, Some(&rollout.to))).ok());
+        match choice.profile.attachments || other.is_some_and(|other| other.profile.attachments) {
+            true => Ok(()),
+            false => Err(mini::no_attachments(&request.intent)),
+        }
+    }
+
     pub(super) fn first_attempt(&mut self, policy: &Policy, plan: Plan) -> Waiting {
         // Whoever answers in the end bounds the turn, and not a draft before it.
         let profile = policy.catalog.profile(&plan.reply.profile);
@@ -283,7 +297,8 @@ impl Exchange {
         mine().find(|entry| entry.keys.contains(&key)).map(|entry| entry.answer.clone())
     }
 
-    /// Where the answer is kept, when it may be. Everything that may make answers differ is in the key.
+    /// Where the answer is kept, when it may be. Everything that may make answers differ is in the key. What was
+    /// said to a robot before is at OpenClaw and can be in no key, so a robot's answers are not kept.
     pub(super) fn shelf(
         &self,
         policy: &Policy,
@@ -291,7 +306,8 @@ impl Exchange {
         profile: &Profile,
         input: &Input,
     ) -> Option<Shelf> {
-        let rules = profile.cache.filter(|_| input.is_plain() && profile.memory == Memory::Client)?;
+        let stands_alone = input.is_plain() && profile.memory == Memory::Client && self.robot.is_none();
+        let rules = profile.cache.filter(|_| stands_alone)?;
         let role = match &self.facts.caller {
             Caller::Session { role, .. } => role.as_str(),
             _ => "",

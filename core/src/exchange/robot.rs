@@ -254,10 +254,14 @@ impl Exchange {
         let (text, attached) = (heard.text.clone(), heard.attached.clone());
         self.story.subject = Some(heard.sender.clone());
         self.story.intent = Some(intent.clone());
-        if let Some(attached) = attached {
-            return self.download(policy, attached, intent, text, now);
-        }
         let request = MiniRequest::said(intent, &text);
+        if let Some(attached) = attached {
+            // DingTalk is not asked for what nobody will look at.
+            return match self.takes_attachments(policy, &request) {
+                Ok(()) => self.download(policy, attached, request.intent, text, now),
+                Err(failure) => self.fail(policy, &failure, now),
+            };
+        }
         self.consult(policy, Asking { request, store_id: 0 }, now);
     }
 
@@ -291,6 +295,7 @@ impl Exchange {
     /// The turn is over: what it came to is said. Nothing of it stays in the turn's cell.
     pub(super) fn say_end(&mut self, policy: &Policy, mut ended: Ended, now: Moment) -> Ended {
         let Some(heard) = self.robot.take() else { return ended };
+        let had_attached = heard.attached.is_some();
         let body = std::mem::replace(&mut ended.body, ByteBuf::from(*b"{}"));
         // It came once, and is not begun anew when it comes again.
         ended.again = false;
@@ -317,6 +322,10 @@ impl Exchange {
             }
         };
         self.say_beside(key, op);
+        if had_attached {
+            // After what is said: who takes the turn up in between finds that said, and needs no picture.
+            self.forget_request();
+        }
         ended
     }
 }

@@ -4,7 +4,8 @@
 //! Each is a cell of its own, made with the message or in the list of operations that ends its turn, under a name that
 //! follows from both; so it is said also when the host dies that knew it, and a message that comes
 //! twice is answered once. The way is the session webhook that came with the message, and the API where that is
-//! over or may not be used for now. What is in doubt is said again: twice is better here than never.
+//! over, cannot be reached or may not be used for now. What is in doubt is said again: twice is better here than
+//! never.
 //!
 //! A webhook is a credential: neither it nor what is said is in a log.
 
@@ -55,6 +56,10 @@ pub(super) const PATIENCE: u64 = 8_000;
 const LONGEST_ANSWER: u64 = 64 * 1024;
 /// Attempts at one message.
 const MOST_ATTEMPTS: u32 = 8;
+/// After so many, of which the last was the webhook's, the API is tried: the two are servers of their own.
+const UNREACHED: u32 = 3;
+/// For so long, in milliseconds.
+const UNREACHED_MS: u64 = 60_000;
 /// The first pause after one that failed, in milliseconds, and the longest.
 const PAUSE: (u64, u64) = (1_000, 60_000);
 /// What a notice on a locked screen says where the words have no title.
@@ -472,8 +477,19 @@ impl Exchange {
 
     fn say_again(&mut self, policy: &Policy, mut saying: Saying, at_least_ms: u64, now: Moment) {
         saying.attempts += 1;
+        let may_ask_api = saying.by_api && saying.to().is_some();
+        if saying.stage == Stage::Webhook && saying.attempts >= UNREACHED && may_ask_api {
+            saying.webhook_from_ms = Some(now.unix_ms.saturating_add(UNREACHED_MS));
+        }
         if saying.attempts >= MOST_ATTEMPTS {
-            return self.said(policy, &saying, "gave_up", "", now);
+            // A webhook that DingTalk has throttled opens again: the words wait for it, for as long as they are
+            // of use. One that was only left out for a while has had its attempts.
+            let at_ms = saying.webhook_from_ms.filter(|at_ms| {
+                *at_ms > now.unix_ms.saturating_add(UNREACHED_MS) && saying.webhook(*at_ms).is_some()
+            });
+            let Some(at_ms) = at_ms else { return self.said(policy, &saying, "gave_up", "", now) };
+            saying.attempts = 0;
+            return self.rest_saying(saying, at_ms, now);
         }
         let (first, longest) = PAUSE;
         let pause = (first << saying.attempts.min(6)).min(longest) / 2;

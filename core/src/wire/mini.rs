@@ -164,6 +164,12 @@ pub(crate) fn parse(policy: &Policy, body: &[u8]) -> Result<MiniRequest, Failure
     })
 }
 
+/// What is wrong with attachments where the profile takes none.
+pub(crate) fn no_attachments(intent: &str) -> Failure {
+    let message = format!("attachments: `{intent}` takes none");
+    Failure::new(Code::AttachmentTypeUnsupported, message)
+}
+
 /// A name of an intent, as configurations have them.
 fn is_name(text: &str) -> bool {
     (1..=64).contains(&text.len())
@@ -294,8 +300,7 @@ impl MiniRequest {
     pub(crate) fn fit(self, profile: &Profile) -> Result<Input, Failure> {
         let Self { mut input, history, context, media, mut warnings, .. } = self;
         if !media.is_empty() && !profile.attachments {
-            let message = format!("attachments: `{}` takes none", self.intent);
-            return Err(Failure::new(Code::AttachmentTypeUnsupported, message));
+            return Err(no_attachments(&self.intent));
         }
         let usual;
         let declared = if profile.fields.is_empty() {

@@ -10,16 +10,18 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::{
     durable::{harmless, settle},
-    upstream::completion,
+    upstream::{completion, response},
     world::{BEGIN, World},
 };
 use crate::{
     policy::{
         Policy,
+        catalog::Cache,
         channel::{AnsweredBy, Channel, ChannelKind, Mode, Reply},
     },
     seam::{FetchFailure, Input, RequestHead},
     state::{Op, caller::Rate},
+    wire::dingtalk::link::LONGEST_FRAME,
 };
 
 type Store = BTreeMap<String, Vec<u8>>;
@@ -196,8 +198,10 @@ fn nobody_but_dingtalk_is_heard() {
         let (status, code) = world.failure();
         assert_eq!((status, code.as_str()), expected, "{path} {vouched:?}");
     }
-    let long = RequestHead { content_length: Some(300_000), ..head(Some("desk")) };
-    assert_eq!(World::begin(policy.clone(), long).failure().0, 413);
+    // All that a frame of Stream mode can hold is taken, since that was answered before.
+    let of = |length: usize| RequestHead { content_length: Some(length as u64), ..head(Some("desk")) };
+    assert!(World::begin(policy.clone(), of(LONGEST_FRAME)).wants_body.is_some());
+    assert_eq!(World::begin(policy.clone(), of(LONGEST_FRAME + 1)).failure().0, 413);
     // No header speaks for the host.
     let mut forged = head(None);
     forged.headers = vec![("robot".into(), "desk".into()), ("x-minigate-robot".into(), "desk".into())];
@@ -270,10 +274,16 @@ fn fetched(policy: &Policy, kind: &str, content: Value) -> World {
 const ADDRESS: &str = r#"{"downloadUrl":"https://im.oss-cn.aliyuncs.com/a.png?Signature=x"}"#;
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR";
 
-#[test]
-fn a_picture_is_fetched_and_shown_to_the_model() {
+/// Robots whose profiles look at pictures.
+fn seeing() -> Policy {
     let mut policy = with_robot(|_| {});
     policy.catalog.profiles.iter_mut().for_each(|profile| profile.attachments = true);
+    policy
+}
+
+#[test]
+fn a_picture_is_fetched_and_shown_to_the_model() {
+    let policy = seeing();
     let rich = json!({"richText": [{"text": "这是什么"}, {"type": "picture", "downloadCode": "c1"}]});
     for (kind, content) in [("picture", json!({"downloadCode": "c1"})), ("richText", rich)] {
         let mut world = fetched(&policy, kind, content);
@@ -297,12 +307,39 @@ fn a_picture_is_fetched_and_shown_to_the_model() {
         assert!(request.contains(&STANDARD.encode(PNG)) && request.contains("image/png"), "{request}");
         assert!(kind == "picture" || request.contains("这是什么"), "{request}");
         assert!(!world.state_contains(&STANDARD.encode(PNG)));
+        // When it has been answered nothing keeps the picture any more.
+        let kept = |world: &World| {
+            let cells = world.store.iter().filter(|(key, _)| key.starts_with("body:"));
+            cells.filter(|(_, cell)| !cell.is_empty()).count()
+        };
+        assert_eq!(kept(&world), 1);
+        world.whole(200, &[], &response("一张图", "completed"));
+        settle(&mut world);
+        assert_eq!((world.done, kept(&world)), (true, 0));
+        assert!(words(&say(&policy, &world.store, BEGIN + 10, 0x41)).starts_with("一张图"));
+    }
+}
+
+#[test]
+fn what_no_profile_looks_at_is_not_fetched() {
+    let policy = with_robot(|_| {});
+    for (kind, content) in [
+        ("picture", json!({"downloadCode": "c1"})),
+        ("file", json!({"fileName": "a.txt", "downloadCode": "c1"})),
+    ] {
+        let mut message = message("m1", true);
+        (message["msgtype"], message["content"]) = (kind.into(), content);
+        let world = heard(&policy, &message, BEGIN, &Store::new());
+        let world = run(&policy, &turn(&world.store), &world.store, BEGIN + 5, 0x32);
+        assert!(world.done && world.fetches.is_empty());
+        let said = say(&policy, &world.store, BEGIN + 10, 0x41);
+        assert!(words(&said).contains("暂不支持这种文件"), "{kind}: {}", words(&said));
     }
 }
 
 #[test]
 fn what_cannot_be_fetched_or_shown_is_told() {
-    let policy = with_robot(|_| {});
+    let policy = seeing();
     let file = || json!({"fileName": "a.txt", "downloadCode": "c1"});
     let told = |mut world: World| {
         settle(&mut world);
@@ -312,7 +349,7 @@ fn what_cannot_be_fetched_or_shown_is_told() {
     let mut elsewhere = fetched(&policy, "file", file());
     elsewhere.whole(200, &[], r#"{"downloadUrl":"https://evil.example/a"}"#);
     assert!(told(elsewhere).contains("没有取到"));
-    for (status, bytes, expected) in [(404, &b"gone"[..], "没有取到"), (200, b"words", "暂不支持这种文件")]
+    for (status, bytes, expected) in [(404, &b"gone"[..], "没有取到"), (200, b"\xff\xfe", "暂不支持这种文件")]
     {
         let mut world = fetched(&policy, "file", file());
         world.whole(200, &[], ADDRESS);
@@ -361,6 +398,20 @@ fn a_group_and_a_person_are_conversations_of_their_own() {
     assert_eq!(group, session(&other), "all of a group talk in it");
     other["conversationType"] = "1".into();
     assert_ne!(person, session(&other));
+}
+
+#[test]
+fn what_was_answered_in_one_conversation_is_asked_anew_in_another() {
+    let mut policy = with_robot(|_| {});
+    let kept = Cache { ttl_s: 3_600, shared: true };
+    policy.catalog.profiles.iter_mut().for_each(|profile| profile.cache = Some(kept));
+    let first = answered(&policy, &message("m1", true), "退款要三天");
+    let second = heard(&policy, &message("m2", false), BEGIN + 60_000, &first.store);
+    let mut turns = second.store.keys().filter(|key| key.starts_with("turn:req_"));
+    let key = turns.find(|key| !first.store.contains_key(*key)).expect("a turn");
+    let second = run(&policy, key, &second.store, BEGIN + 60_005, 0x33);
+    assert_eq!(second.fetches.len(), 1);
+    assert!(second.sent_upstream().to_string().contains("怎么退款"));
 }
 
 #[test]
@@ -536,6 +587,54 @@ fn a_throttled_webhook_is_used_later_where_the_api_may_not() {
 }
 
 #[test]
+fn a_throttled_webhook_is_waited_for_where_the_api_does_not_answer() {
+    let (policy, mut said) = fallen_back(r#"{"errcode":130101}"#, &message("m1", true));
+    said.whole(200, &[], r#"{"accessToken":"TOKEN-1","expireIn":7200}"#);
+    settle(&mut said);
+    let key = sayings(&said.store)[0].clone();
+    let mut at = 0;
+    for attempt in 1..=8_u8 {
+        assert_eq!(sent(&said).1, "/v1.0/robot/groupMessages/send", "{attempt}");
+        said.whole(500, &[], "{}");
+        settle(&mut said);
+        at = said.alarm_of(&key).expect("later");
+        if attempt < 8 {
+            assert!(at < BEGIN + 600_010);
+            said = run(&policy, &key, &said.store, at, 0x42 + attempt);
+        }
+    }
+    assert_eq!(at, BEGIN + 600_010);
+    let mut again = run(&policy, &key, &said.store, at, 0x60);
+    assert_eq!(sent(&again).1, WEBHOOK);
+    again.whole(200, &[], r#"{"errcode":0}"#);
+    settle(&mut again);
+    assert_eq!(outcome(&again), "delivered");
+}
+
+#[test]
+fn a_webhook_that_cannot_be_reached_is_left_for_the_api() {
+    let policy = with_robot(|_| {});
+    let way = |message: &Value| {
+        let mut world = answered(&policy, message, "退款要三天");
+        let key = sayings(&world.store)[0].clone();
+        let mut now = BEGIN + 10;
+        for attempt in 1..=3_u8 {
+            world = run(&policy, &key, &world.store, now, 0x40 + attempt);
+            assert_eq!(sent(&world).1, WEBHOOK);
+            world.breaks(FetchFailure::Connect);
+            settle(&mut world);
+            now = world.alarm_of(&key).expect("later");
+        }
+        sent(&run(&policy, &key, &world.store, now, 0x44)).1
+    };
+    assert_eq!(way(&message("m1", true)), "/v1.0/oauth2/accessToken");
+    // The API knows nobody from outside of the company.
+    let mut stranger = message("m1", false);
+    stranger.as_object_mut().expect("an object").remove("senderStaffId");
+    assert_eq!(way(&stranger), WEBHOOK);
+}
+
+#[test]
 fn what_dingtalk_does_not_answer_is_said_again_and_not_for_ever() {
     let policy = with_robot(|_| {});
     let mut world = answered(&policy, &message("m1", true), "退款要三天");
@@ -568,7 +667,7 @@ fn a_long_answer_is_several_messages_and_none_is_said_twice() {
     let long = format!("```\n{}```\n好", "一行代码\n".repeat(1_000));
     let world = answered(&policy, &message("m1", true), &long);
     let mut said = say(&policy, &world.store, BEGIN + 10, 0x41);
-    assert!(words(&said).ends_with("``` @0326"), "{}", words(&said));
+    assert!(words(&said).ends_with("\n```\n@0326"), "{}", words(&said));
     said.whole(200, &[], r#"{"errcode":0}"#);
     settle(&mut said);
     assert_eq!(said.fetches.len(), 2);

@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::{OAPI, code, text};
+use super::{OAPI, code, split, text};
 use crate::wire::json;
 
 /// What a session webhook begins with, after the origin.
@@ -31,11 +31,13 @@ fn at(staff_ids: &[&str]) -> String {
     format!("\"at\":{{\"atUserIds\":[{}],\"isAtAll\":false}}", ids.join(","))
 }
 
-/// DingTalk addresses only those who are named in the words too.
+/// DingTalk addresses only those who are named in the words too. A code block's end stands alone in its line:
+/// with a name behind it, it would be none, and the block would go on to the end.
 fn named(words: &str, staff_ids: &[&str]) -> String {
     let mut words = words.to_owned();
     for id in staff_ids.iter().filter(|id| !words_name(&words, id)).collect::<Vec<_>>() {
-        words.push_str(&format!(" @{id}"));
+        words.push(if split::ends_in_fence(&words) { '\n' } else { ' ' });
+        words.push_str(&format!("@{id}"));
     }
     words
 }
@@ -271,6 +273,22 @@ mod tests {
     }
 
     #[test]
+    fn a_name_does_not_open_a_code_block_again() {
+        for (words, expected) in [
+            ("```\ncode\n```", "```\ncode\n```\n@0326 @a"),
+            ("~~~~ sh\ncode\n  ~~~~ ", "~~~~ sh\ncode\n  ~~~~ \n@0326 @a"),
+            ("```\ncode\n```\n", "```\ncode\n```\n @0326 @a"),
+            ("```\ncode\n```\nso", "```\ncode\n```\nso @0326 @a"),
+            ("`code`", "`code` @0326 @a"),
+        ] {
+            let named = named(words, &["0326", "a"]);
+            assert_eq!(named, expected);
+            assert!(split::is_balanced(&named), "{named}");
+            assert_eq!(named.len(), words.len() + mention_length(&["0326", "a"]));
+        }
+    }
+
+    #[test]
     fn a_title_is_the_first_words() {
         assert_eq!(title("\n## **Hello** there\nmore", "答复"), "Hello** there");
         assert_eq!(title("```\n---\n", "答复"), "答复");
@@ -340,6 +358,18 @@ mod tests {
         #[test]
         fn any_bytes_are_answered(status: u16, bytes in proptest::collection::vec(0_u8..=255, 0..200)) {
             let _ = (by_webhook(status, &bytes), by_api(status, &bytes));
+        }
+
+        #[test]
+        fn no_name_opens_a_code_block_again(
+            lines in proptest::collection::vec("[`~]{0,5}[a-z ]{0,4}", 0..20),
+            id in "[0-9a-zA-Z]{1,12}",
+        ) {
+            let text = lines.join("\n");
+            for piece in split::pieces(&text, 200) {
+                let named = named(&piece.render(), &[&id]);
+                proptest::prop_assert!(split::is_balanced(&named), "{:?}", named);
+            }
         }
 
         #[test]

@@ -140,6 +140,26 @@ impl Fence {
     }
 }
 
+/// Whether the last line begins or ends a code block, so that nothing may follow in it.
+pub(super) fn ends_in_fence(text: &str) -> bool {
+    text.rsplit('\n').next().and_then(Fence::of).is_some()
+}
+
+/// Fences of a whole text, by the same definition of a line: whether none is left open.
+#[cfg(test)]
+pub(super) fn is_balanced(text: &str) -> bool {
+    let mut open: Option<Fence> = None;
+    for line in text.split_inclusive('\n') {
+        let found = Fence::of(line);
+        open = match (open, found) {
+            (None, found) => found,
+            (Some(open), Some(found)) if found.closes(&open) => None,
+            (open, _) => open,
+        };
+    }
+    open.is_none()
+}
+
 fn length(text: &str) -> usize {
     text.chars().map(char::len_utf16).sum()
 }
@@ -236,21 +256,6 @@ mod tests {
         for none in ["", "``", "    ```", "a```", "```a`b", &"`".repeat(17)] {
             assert_eq!(of(none), None, "{none}");
         }
-    }
-
-    /// Fences of a whole text, by the same definition of a line: whether none is left open.
-    #[cfg(not(target_arch = "wasm32"))]
-    fn is_balanced(text: &str) -> bool {
-        let mut open: Option<Fence> = None;
-        for line in text.split_inclusive('\n') {
-            let found = Fence::of(line);
-            open = match (open, found) {
-                (None, found) => found,
-                (Some(open), Some(found)) if found.closes(&open) => None,
-                (open, _) => open,
-            };
-        }
-        open.is_none()
     }
 
     #[cfg(not(target_arch = "wasm32"))]
