@@ -46,6 +46,8 @@ pub(crate) struct Follower {
     paths: Vec<PathBuf>,
     /// The version that was last found in them.
     seen: Option<String>,
+    /// What the host began with, until the store has it. A file that has changed since was not checked yet.
+    start: Vec<ConfigFile>,
     /// What the host found at its start is in the store.
     begun: bool,
     /// The store has not answered when a file had changed.
@@ -53,19 +55,21 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    pub(crate) fn new(live: Arc<Live>, store: Store, paths: Vec<PathBuf>) -> Self {
+    /// `files` are those that the configuration in use was made of.
+    pub(crate) fn new(live: Arc<Live>, store: Store, paths: Vec<PathBuf>, files: Vec<ConfigFile>) -> Self {
         let current = live.current();
         let core = RefCell::new(Core::new(live.code.clone(), &current.policy));
         let seen = (!paths.is_empty()).then(|| current.version().to_owned());
-        Self { live, store, core, paths, seen, begun: false, again: false }
+        Self { live, store, core, paths, seen, start: files, begun: false, again: false }
     }
 
     /// At the start: what the file says counts if it is another one than at the last start, else what
     /// was taken since.
-    pub(crate) async fn begin(&mut self, files: &[ConfigFile]) {
-        let ops = match &self.seen {
-            Some(version) => exchange::adopted_from_file(version, files, true),
-            None => vec![(KEY.to_owned(), Op::Editions)],
+    pub(crate) async fn begin(&mut self) {
+        let ops = if self.start.is_empty() {
+            vec![(KEY.to_owned(), Op::Editions)]
+        } else {
+            exchange::adopted_from_file(&configuration::version(&self.start), &self.start, true)
         };
         self.begun = self.follow(ops).await;
     }
@@ -74,6 +78,8 @@ impl Follower {
     pub(crate) async fn run(mut self, mut hangup: Signal) {
         let (tell, mut changed) = mpsc::channel(1);
         let _watcher = self.watch(tell);
+        // What was written before the folders were watched.
+        self.read_again(false).await;
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -89,8 +95,8 @@ impl Follower {
                         self.read_again(true).await;
                     } else if self.begun {
                         self.follow(vec![(KEY.to_owned(), Op::Editions)]).await;
-                    } else if let Ok(files) = configuration::files(&self.paths) {
-                        self.begin(&files).await;
+                    } else {
+                        self.begin().await;
                     }
                 }
             }
@@ -115,7 +121,9 @@ impl Follower {
             return None;
         }
         let told = move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| is_whole(event.kind) && event.paths.iter().any(&ours)) {
+            if event
+                .is_ok_and(|event| event.paths.iter().any(|path| ours(path) && is_whole(event.kind, path)))
+            {
                 // One that waits stands for all.
                 let _ = tell.try_send(());
             }
@@ -154,14 +162,14 @@ impl Follower {
             return;
         }
         self.seen = Some(version.clone());
-        if before.version() == version {
-            return;
-        }
-        let (live, checked) = (Arc::clone(&self.live), files.clone());
-        let found = tokio::task::spawn_blocking(move || live.check(&checked)).await;
-        let Ok((configured, problems)) = found else { return };
-        if configured.is_none() {
-            return refused(&trace(), &problems, "the file has mistakes; what was there stays");
+        // What is in use was checked. That the file says it too must be known at the next start.
+        if before.version() != version {
+            let (live, checked) = (Arc::clone(&self.live), files.clone());
+            let found = tokio::task::spawn_blocking(move || live.check(&checked)).await;
+            let Ok((configured, problems)) = found else { return };
+            if configured.is_none() {
+                return refused(&trace(), &problems, "the file has mistakes; what was there stays");
+            }
         }
         let stored = self.follow(exchange::adopted_from_file(&version, &files, false)).await;
         self.begun |= stored;
@@ -208,14 +216,16 @@ impl Follower {
             );
         }
         let after = self.live.current();
+        // That the ledger is switched off is the last thing that it is told.
+        let writes = if after.policy.audits() { &after } else { &before };
         let (trace, record) = Exchange::configured(
-            &after.policy,
-            before.version(),
+            &writes.policy,
+            (before.version(), after.version()),
             &edition.by,
             clock::Clock::start().moment(),
         );
         if edition.by == FILE
-            && let (Some(ledger), Some(Output::Audit { record })) = (&after.ledger, record)
+            && let (Some(ledger), Some(Output::Audit { record })) = (&writes.ledger, record)
         {
             ledger.add(record);
         }
@@ -246,8 +256,10 @@ async fn texts(store: &Store, core: &RefCell<Core>, edition: &Edition) -> Option
 
 /// Whether a file may be whole after such an event. Linux says when a file is closed that was written:
 /// what is in it before is half of it.
-fn is_whole(kind: EventKind) -> bool {
+fn is_whole(kind: EventKind, path: &Path) -> bool {
     match kind {
+        // A file that is made is empty, and closed later; a link, as Kubernetes makes them, is whole.
+        EventKind::Create(_) => !cfg!(target_os = "linux") || path.is_symlink(),
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
         EventKind::Access(_) => false,
         EventKind::Modify(ModifyKind::Data(_)) => !cfg!(target_os = "linux"),
@@ -285,4 +297,30 @@ fn refused(trace: &str, problems: &[Problem], why: &str) {
             ("diagnostics", diagnostics.into()),
         ],
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use notify::event::{CreateKind, RenameMode};
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_read_when_it_may_be_whole() {
+        let folder = std::env::temp_dir().join(format!("minigate-follow-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).expect("a folder");
+        let (file, link) = (folder.join("file.yaml"), folder.join("link.yaml"));
+        fs::write(&file, "profiles: {}\n").expect("a file");
+        symlink(&file, &link).expect("a link");
+        let created = EventKind::Create(CreateKind::File);
+        assert_eq!(is_whole(created, &file), !cfg!(target_os = "linux"), "nothing is in it yet");
+        assert!(is_whole(created, &link));
+        assert!(is_whole(EventKind::Access(AccessKind::Close(AccessMode::Write)), &file));
+        assert!(is_whole(EventKind::Modify(ModifyKind::Name(RenameMode::To)), &file));
+        assert!(!is_whole(EventKind::Access(AccessKind::Close(AccessMode::Read)), &file));
+        let _ = fs::remove_dir_all(folder);
+    }
 }

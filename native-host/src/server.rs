@@ -131,9 +131,9 @@ pub fn serve(module: Option<PathBuf>, config: Vec<PathBuf>, demo: bool) -> Resul
     let live = Arc::new(Live::new(code, module, gathered, demo_url, policy, catalog)?);
     let store = Store::open(store_url.as_deref(), &data, Clock::default())?;
     let runtime = runtime()?;
-    let mut follower = Follower::new(Arc::clone(&live), store.separate(), paths);
+    let mut follower = Follower::new(Arc::clone(&live), store.separate(), paths, files);
     let hangup = runtime.block_on(async {
-        follower.begin(&files).await;
+        follower.begin().await;
         signal(SignalKind::hangup())
     });
     let hangup = hangup.map_err(|error| format!("SIGHUP: {error}"))?;

@@ -59,6 +59,7 @@ impl Stats {
         Process {
             started_ms: Some(self.started_ms),
             silent_ms: Some(journal::silent_ms()),
+            unwritten_ms: Some(journal::unwritten_ms()),
             lines_dropped: Some(journal::dropped()),
             cpu_ms: cpu_ms(),
             memory_bytes: memory_bytes(),

@@ -116,6 +116,12 @@ fn stage(code: Code) -> &'static str {
 
 /// What kind of record a route's is; `None` where nothing is decided.
 fn kind(facts: &Facts) -> Option<&'static str> {
+    // Asked every few seconds by Prometheus and by the operator's page. One approval is looked at by somebody.
+    let is_watched = match facts.route {
+        Route::Metrics | Route::Rollouts => true,
+        Route::Approvals => facts.approval.is_none(),
+        _ => false,
+    };
     Some(match facts.route {
         Route::Chat | Route::Ask | Route::Robot => "turn",
         Route::Login | Route::Renew | Route::Token => "login",
@@ -128,7 +134,8 @@ fn kind(facts: &Facts) -> Option<&'static str> {
         Route::Rate => "feedback",
         Route::LogIn => "operator_login",
         Route::LogOut => "operator_logout",
-        route if route.is_polled() => return None,
+        Route::Send => "send",
+        route if route.is_polled() || is_watched => return None,
         route if route.is_operators() => "look",
         _ => return None,
     })
@@ -204,7 +211,7 @@ pub(super) fn rollout(policy: &Policy, facts: &Facts, intent: &str, change: &Cha
 pub(super) fn configuration(
     policy: &Policy,
     facts: &Facts,
-    before: &str,
+    (before, after): (&str, &str),
     by: &str,
     now: Moment,
 ) -> Option<Output> {
@@ -213,7 +220,7 @@ pub(super) fn configuration(
     }
     let mut record = head(policy, facts, "configuration", now.unix_ms);
     record["subject"] = by.into();
-    record["decisions"] = json!([configured(before, &policy.catalog.version)]);
+    record["decisions"] = json!([configured(before, after)]);
     Some(Output::Audit { record: record.to_string() })
 }
 

@@ -221,6 +221,8 @@ impl Exchange {
                         self.tell(key, Op::Forget);
                     }
                 }
+                // It is remembered, so it will be in use: also when the client leaves before that is said.
+                self.story.configured = Some((policy.catalog.version.clone(), draft.version.clone()));
                 let number = editions.last().map_or(0, |newest| newest.number);
                 let files = draft.files.clone();
                 self.wait_for(Step::Take(draft, number), now, |id| Output::Take { id, number, files });
@@ -255,7 +257,6 @@ impl Exchange {
     }
 
     fn configuration_taken(&mut self, policy: &Policy, draft: &Draft, number: u64, done: bool, now: Moment) {
-        self.story.configured = Some((policy.catalog.version.clone(), draft.version.clone()));
         if !done {
             let message = "it is remembered, and this host could not begin to use it; send it again";
             return self.fail(policy, &Failure::new(Code::StoreUnavailable, message).after(5), now);
@@ -277,11 +278,16 @@ impl Exchange {
         self.fail(policy, &Failure::new(Code::StoreUnavailable, message).after(5), now);
     }
 
-    /// The record of a configuration that a host took without a request, with a trace id for the
-    /// host's own log line about it.
-    pub fn configured(policy: &Policy, before: &str, by: &str, now: Moment) -> (String, Option<Output>) {
+    /// The record of a configuration that a host took without a request, in the place of which and which
+    /// one it is, with a trace id for the host's own log line about it.
+    pub fn configured(
+        policy: &Policy,
+        change: (&str, &str),
+        by: &str,
+        now: Moment,
+    ) -> (String, Option<Output>) {
         let exchange = Self::blank(policy, &RequestHead::default(), now);
-        let record = audit::configuration(policy, &exchange.facts, before, by, now);
+        let record = audit::configuration(policy, &exchange.facts, change, by, now);
         (exchange.facts.trace_id, record)
     }
 }

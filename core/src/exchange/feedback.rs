@@ -185,7 +185,8 @@ impl Exchange {
         }
     }
 
-    /// The newest answer of a trace that this caller was given.
+    /// The newest answer of a trace that this caller was given: clients choose traces, and may give one to
+    /// several questions.
     fn own_turn(&self, policy: &Policy, subject: &str, records: &[Value]) -> Option<Answered> {
         let key = match &self.facts.caller {
             Caller::Key(id) => Some(id.as_str()),
@@ -197,7 +198,13 @@ impl Exchange {
                 && record["subject"] == subject
                 && decision(record, "auth").is_some_and(|auth| auth["key"].as_str() == key)
         };
-        let record = records.iter().rfind(own)?;
+        let newest = records.iter().rfind(own)?;
+        // Of a turn that outlives its connection there are its client's request and its run, which is where
+        // it was decided who answers.
+        let ran = |record: &&Value| {
+            own(record) && record["part"] == "run" && record["requestId"] == newest["requestId"]
+        };
+        let record = records.iter().rfind(ran).unwrap_or(newest);
         let word = |value: &Value| value.as_str().map(str::to_owned);
         let chosen = decision(record, "profile");
         let model = || decision(record, "model").and_then(|chosen| word(&chosen["model"]));
@@ -295,16 +302,16 @@ fn show(policy: &Policy, all: &Opinions) -> Value {
     json!({"feedback": said.collect::<Vec<_>>(), "counts": counts.collect::<Vec<_>>()})
 }
 
-/// Out of the ledger's records of a trace: the newest word of each person.
+/// Out of the ledger's records of a trace: the newest word of each person about each answer.
 pub(super) fn of_trace(records: &[Value]) -> Vec<Value> {
     let given: Vec<&Value> = records
         .iter()
         .filter(|record| record["kind"] == "feedback" && record["rating"].is_string())
         .collect();
-    let newest = given
-        .iter()
-        .enumerate()
-        .filter(|(at, record)| given.iter().skip(at + 1).all(|later| later["subject"] != record["subject"]));
+    let newest = given.iter().enumerate().filter(|(at, record)| {
+        let of = |record: &Value| (record["subject"].clone(), record["about"].clone());
+        given.iter().skip(at + 1).all(|later| of(later) != of(record))
+    });
     let shown = newest.map(|(_, record)| {
         let mut shown = json!({"at": record["at"], "rating": record["rating"]});
         if let Some(comment) = record["comment"]["text"].as_str() {
@@ -320,9 +327,11 @@ fn decision<'r>(record: &'r Value, what: &str) -> Option<&'r Value> {
     record["decisions"].as_array()?.iter().find(|decision| decision["what"] == what)
 }
 
-/// What stands for a person and a trace.
+/// What stands for a person and a turn. Not its trace: a word about another answer of the same trace is
+/// another word, and what it is counted for may be another profile.
 fn rated_id(policy: &Policy, rated: &Rated) -> String {
-    auth::subject(policy, &format!("rating {}", rated.subject), &rated.trace)
+    let request = rated.turn.as_ref().map_or("", |turn| turn.request.as_str());
+    auth::subject(policy, &format!("rating {}", rated.subject), request)
 }
 
 fn refusal(outcome: &Outcome) -> Option<Failure> {
@@ -370,7 +379,12 @@ mod tests {
             json!({"kind": "feedback", "subject": "c", "code": "trace_unknown"}),
             given("a", "up"),
         ];
-        let words: Vec<Value> = of_trace(&records).iter().map(|shown| shown["rating"].clone()).collect();
-        assert_eq!(words, ["up", "up"]);
+        let words = |records: &[Value]| -> Vec<Value> {
+            of_trace(records).iter().map(|shown| shown["rating"].clone()).collect()
+        };
+        assert_eq!(words(&records), ["up", "up"]);
+        let [mut first, mut second] = [given("a", "down"), given("a", "up")];
+        (first["about"], second["about"]) = ("req_1".into(), "req_2".into());
+        assert_eq!(words(&[first, second]), ["down", "up"], "of two answers");
     }
 }

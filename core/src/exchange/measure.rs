@@ -211,6 +211,7 @@ impl Exchange {
         };
         let is_model = |name: &str| {
             policy.chat.models.iter().any(|model| model == name)
+                || catalog.model(name).is_some()
                 || catalog.profiles.iter().any(|profile| profile.model == name)
         };
         let asked = story.asked_ms;

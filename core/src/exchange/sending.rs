@@ -1,12 +1,13 @@
 //! `POST /v1/admin/send`: an operator's own words into a group, or to a person, by a robot.
 //!
 //! It is how an operator sees that a robot can speak, so nothing is tried twice and nothing is kept: what
-//! DingTalk says to it is the answer. The words, tokens and DingTalk's own words are in no log.
+//! DingTalk says to it is the answer. The words, tokens and DingTalk's own words are in no log; the ledger
+//! has who sent, and of the words what it may have of a text.
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::{Exchange, Phase, gates::Caller};
+use super::{Exchange, Phase, audit::Passage, gates::Caller};
 use crate::{
     policy::{
         Policy,
@@ -77,6 +78,7 @@ impl Exchange {
             let message = format!("text: 1 to {LONGEST_TEXT} characters");
             return self.fail(policy, &Failure::new(Code::InvalidJson, message), now);
         }
+        self.story.asked = Some(Passage::of(policy, &text));
         let Some((channel, destination)) = find(policy, &to, channel.as_deref()) else {
             let message = "to: not a target of the configuration, a group's cid… or user:STAFF_ID; \
                            name the channel where there are several";
@@ -145,7 +147,7 @@ impl Exchange {
             Input::FetchFailed { id, failure } if *id == sending.fetch_id => {
                 let code = match failure {
                     FetchFailure::ConnectTimeout => Code::UpstreamTimeout,
-                    FetchFailure::Connect => Code::UpstreamUnreachable,
+                    FetchFailure::Connect | FetchFailure::Unclear => Code::UpstreamUnreachable,
                     FetchFailure::Reset | FetchFailure::TooLarge => Code::UpstreamProtocol,
                 };
                 self.fail(policy, &Failure::new(code, "DingTalk cannot be reached"), now);

@@ -333,9 +333,13 @@ fn now(snapshot: &Snapshot) -> Vec<Family> {
     let seconds = |ms: Option<u64>| ms.map(|ms| ms as f64 * MS);
     let starts = "Starts of hosts on this store.";
     known(family("minigate.starts", "", Kind::Counter, starts), snapshot.starts.map(|count| count as f64));
-    let silent = "Time since the last log line.";
-    known(gauge("minigate.log.silence", "s", silent), seconds(process.silent_ms));
-    let dropped = "Log lines that nobody read in time.";
+    known(
+        gauge("minigate.log.silence", "s", "Since the last log line was written."),
+        seconds(process.silent_ms),
+    );
+    let unwritten = "Age of the oldest log line that is not written yet; 0 when all are.";
+    known(gauge("minigate.log.unwritten", "s", unwritten), seconds(process.unwritten_ms));
+    let dropped = "Log lines that are lost: nobody read them in time, or they could not be written.";
     let lines = process.lines_dropped.map(|count| count as f64);
     known(family("minigate.log.dropped", "", Kind::Counter, dropped), lines);
     let began = "When the process began, in seconds since 1970.";

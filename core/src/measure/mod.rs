@@ -266,9 +266,11 @@ impl StageName {
 pub struct Process {
     /// When it began, in milliseconds since 1970.
     pub started_ms: Option<u64>,
-    /// Milliseconds since the last log line.
+    /// Milliseconds since a log line was written.
     pub silent_ms: Option<u64>,
-    /// Log lines that were dropped because nobody read them.
+    /// The age of the oldest log line that is not written yet, in milliseconds; 0 when all are.
+    pub unwritten_ms: Option<u64>,
+    /// Log lines that were dropped because nobody read them, or because writing failed.
     pub lines_dropped: Option<u64>,
     /// Milliseconds of CPU, of all threads.
     pub cpu_ms: Option<u64>,

@@ -7,10 +7,11 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::{
     ask::{asked, configured},
+    durable::settle,
     upstream::{completion, completion_stream, error},
     world::{World, chat_head, get, guarded},
 };
-use crate::policy::{ContentMode, Environment, Policy};
+use crate::policy::{ContentMode, Environment, Policy, auth::KeyDigest};
 
 fn record(world: &World) -> Value {
     assert_eq!(world.audit.len(), 1, "{:?}", world.audit);
@@ -109,6 +110,30 @@ fn a_refusal_says_which_stage_refused() {
 fn what_decides_nothing_has_no_record() {
     for path in ["/healthz", "/version", "/nothing", "/v1/mini/turns/x"] {
         assert_eq!(World::begin(guarded(), get(path)).audit, [] as [String; 0], "{path}");
+    }
+}
+
+#[test]
+fn what_is_asked_again_and_again_has_no_record() {
+    let policy = Policy { admin_keys: vec![KeyDigest::of(b"admin-key")], ..guarded() };
+    let looks = |path: &str| {
+        let mut head = get(path);
+        head.headers.push(("authorization".into(), "Bearer admin-key".into()));
+        let mut world = World::begin(policy.clone(), head);
+        settle(&mut world);
+        world
+    };
+    for path in ["/v1/admin/rollouts", "/v1/admin/approvals"] {
+        let world = looks(path);
+        assert_eq!((world.status(), world.audit.len()), (200, 0), "{path}");
+    }
+    let mut scrape = World::begin(policy.clone(), get("/metrics"));
+    settle(&mut scrape);
+    assert_eq!((scrape.status(), scrape.audit.len()), (401, 0));
+    // Of one approval it is known who read what a model wants to do.
+    for path in ["/v1/admin/feedback", "/v1/admin/approvals/apr_0123456789abcdef0123456789abcdef_1"] {
+        let world = looks(path);
+        assert_eq!((world.done, &record(&world)["kind"]), (true, &json!("look")), "{path}");
     }
 }
 

@@ -11,8 +11,9 @@ use super::{
     world::{BEGIN, World, chat_head, guarded},
 };
 use crate::{
+    exchange::Exchange,
     policy::{Policy, auth::KeyDigest},
-    seam::{Input, Output, Problem, RequestHead},
+    seam::{Input, Moment, Output, Problem, RequestHead},
     state::{Op, Outcome, editions::KEY},
 };
 
@@ -83,7 +84,8 @@ fn what_was_put_is_listed_shown_and_audited() {
     let first = put("a: 1", A, "", BEGIN, &Store::new());
     assert_eq!((first.status(), &first.json()["version"]), (200, &json!(A)));
     let second = put("b: 2", B, A, BEGIN + 1_000, &first.store);
-    assert_eq!((&second.json()["before"], &second.json()["number"]), (&json!(A), &json!(2)));
+    let number = |world: &World| world.json()["number"].as_u64().expect("a number");
+    assert_eq!((&second.json()["before"], number(&second)), (&json!(A), number(&first) + 1));
     let record: Value = serde_json::from_str(&second.audit[0]).expect("JSON");
     assert_eq!(record["kind"], "configuration");
     assert!(record["subject"].as_str().is_some_and(|key| !key.is_empty() && !key.contains("canary")));
@@ -143,7 +145,8 @@ fn the_way_back_is_one_action() {
             Some(Output::Check { files, .. }) if files[0].text == "a: 1"
         ));
         checked(&mut back, Ok(wanted));
-        assert_eq!(taken(&mut back, true), 3, "it is a new edition");
+        let before = second.json()["number"].as_u64().expect("a number");
+        assert_eq!(taken(&mut back, true), before + 1, "it is a new edition");
         assert_eq!((back.status(), &back.json()["version"]), (200, &json!(A)));
         assert_eq!(versions(&back.store), [A, B, A]);
     }
@@ -168,6 +171,29 @@ fn a_failing_store_and_a_host_that_cannot_are_said() {
     checked(&mut world, Ok(B));
     taken(&mut world, false);
     assert_eq!(world.failure(), (503, "store_unavailable".into()));
+}
+
+#[test]
+fn a_change_is_audited_also_when_its_client_leaves() {
+    let mut world = begin("PUT", "/v1/admin/config", A, BEGIN, &Store::new());
+    world.send_body(&json!({"text": "b: 1"}));
+    checked(&mut world, Ok(B));
+    assert!(matches!(world.configuring.last(), Some(Output::Take { .. })));
+    world.give(Input::ClientGone);
+    let record: Value = serde_json::from_str(&world.audit[0]).expect("JSON");
+    assert_eq!((&record["kind"], &record["status"]), (&json!("configuration"), &json!(499)));
+    let decisions = record["decisions"].as_array().expect("a list");
+    assert!(decisions.contains(&json!({"what": "configuration", "from": A, "to": B})), "{decisions:?}");
+}
+
+#[test]
+fn one_that_a_host_took_by_itself_is_recorded_by_the_rules_that_audit() {
+    let now = Moment { unix_ms: BEGIN, entropy: [7; 16] };
+    let (_, record) = Exchange::configured(&policy(A), (A, B), "file", now);
+    let Some(Output::Audit { record }) = record else { panic!("no record") };
+    let record: Value = serde_json::from_str(&record).expect("JSON");
+    assert_eq!((&record["config"], &record["subject"]), (&json!(A), &json!("file")));
+    assert_eq!(record["decisions"], json!([{"what": "configuration", "from": A, "to": B}]));
 }
 
 #[test]

@@ -119,6 +119,44 @@ fn whoever_asked_says_what_the_answer_was_worth() {
 }
 
 #[test]
+fn two_answers_of_one_trace_are_two_words() {
+    let policy = policy(Environment::Prod);
+    let (record, store) = turn(&policy, "person-1");
+    let asked: Value = serde_json::from_str(&record).expect("JSON");
+    let other = record.replace(asked["requestId"].as_str().expect("an id"), "req_another");
+    let word = |rating: &str| json!({"traceId": TRACE, "rating": rating, "userId": "person-1"});
+    let first = rate(&policy, &word("down"), &[&record], store);
+    assert_eq!(first.json()["replaced"], false);
+    let second = rate(&policy, &word("up"), &[&record, &other], first.store);
+    assert_eq!(
+        (&second.json()["requestId"], &second.json()["replaced"]),
+        (&json!("req_another"), &json!(false))
+    );
+    let shown = look(&policy, "/v1/admin/feedback", second.store).json();
+    assert_eq!((&shown["counts"][0]["up"], &shown["counts"][0]["down"]), (&json!(1), &json!(1)));
+    assert_eq!(shown["feedback"].as_array().map(Vec::len), Some(2));
+}
+
+#[test]
+fn of_a_turn_that_outlives_its_connection_the_run_says_who_answered() {
+    let policy = policy(Environment::Prod);
+    let (record, store) = turn(&policy, "person-1");
+    let part = |part: &str, profile: &str| {
+        let named = record.replace("\"profile\":\"fast_v2\"", &format!("\"profile\":\"{profile}\""));
+        let mut record: Value = serde_json::from_str(&named).expect("JSON");
+        record["part"] = part.into();
+        record.to_string()
+    };
+    let (run, begun) = (part("run", "stood_in"), part("begun", "fast_v2"));
+    let body = json!({"traceId": TRACE, "rating": "up", "userId": "person-1"});
+    for records in [[&*run, &*begun], [&*begun, &*run]] {
+        let world = rate(&policy, &body, &records, store.clone());
+        let given: Value = serde_json::from_str(&world.audit[0]).expect("JSON");
+        assert_eq!((&given["profile"], &given["version"]), (&json!("stood_in"), &Value::Null));
+    }
+}
+
+#[test]
 fn nobody_else_does() {
     let policy = policy(Environment::Prod);
     let (record, store) = turn(&policy, "person-1");

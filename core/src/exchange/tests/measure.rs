@@ -148,7 +148,7 @@ fn shown(world: &mut World) -> String {
     totals.absorb(&sample, world.now);
     let id = world.stats.expect("the host is asked");
     let sockets = Some(Sockets { open: 1, wanted: 2, opened: 7, failed: 3 });
-    let process = Process { silent_ms: Some(1_500), sockets, ..Process::default() };
+    let process = Process { silent_ms: Some(1_500), unwritten_ms: Some(0), sockets, ..Process::default() };
     world.give(Input::Stats { id, totals: ByteBuf::from(totals.encode()), process });
     totals.absorb(&sample, world.now);
     // What an isolate of the edge has counted.
@@ -169,6 +169,7 @@ fn metrics_are_the_hosts_and_the_stores_together() {
         "minigate_slots{upstream=\"openclaw\"} 8",
         "minigate_breaker_state{upstream=\"openclaw\",gen_ai_request_model=\"openclaw\"} 0",
         "minigate_log_silence_seconds 1.5",
+        "minigate_log_unwritten_seconds 0",
         "minigate_robot_sockets 1",
         "minigate_robot_connects_total 7",
         "minigate_starts_total 1",

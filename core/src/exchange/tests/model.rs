@@ -129,6 +129,8 @@ fn an_answer_passes_as_it_came() {
     assert_eq!(world.sent_upstream(), expected);
     world.whole(200, &[], &answer("hello"));
     assert_eq!((world.status(), world.text()), (200, answer("hello")));
+    let turn = world.samples[0].turn.as_ref().expect("a turn");
+    assert_eq!(turn.labels.model, "local", "the configuration's models are named in the figures");
     let record = world.record();
     assert_eq!((&record["model"], &record["inputTokens"]), (&json!("local"), &json!(40)));
     let line = record.to_string();

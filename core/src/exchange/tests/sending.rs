@@ -1,6 +1,6 @@
 //! An operator's words by a robot: to whom, by which way, and what is said of a failure.
 
-use serde_json::json;
+use serde_json::{Value, json};
 #[cfg(target_arch = "wasm32")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -85,6 +85,9 @@ fn a_group_and_a_person_are_reached_by_the_api() {
             (world.status(), &world.json()["sent"], &world.json()["by"]),
             (200, &json!(true), &json!("api"))
         );
+        let audit: Value = serde_json::from_str(&world.audit[0]).expect("JSON");
+        assert_eq!((&audit["kind"], &audit["input"]["chars"]), (&json!("send"), &json!(11)));
+        assert!(audit["subject"].as_str().is_some_and(|key| !key.is_empty() && !key.contains("canary")));
         let record = world.record().to_string();
         assert!(!record.contains(WORDS) && !record.contains("token-canary"), "{record}");
     }

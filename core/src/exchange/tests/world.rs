@@ -279,6 +279,7 @@ impl World {
             Output::Cancel { id } if self.asked.iter().any(|(asked, _)| *asked == id) => {
                 self.asked.retain(|(asked, _)| *asked != id);
             }
+            Output::Cancel { id } if self.is_configuring(id) => {}
             Output::Cancel { id } => {
                 assert!(self.fetches.iter().any(|fetch| fetch.id == id), "no such fetch: {id}");
                 assert!(!self.cancelled.contains(&id), "cancelled twice: {id}");
@@ -316,6 +317,12 @@ impl World {
             }
             Output::Done => self.done = true,
         }
+    }
+
+    /// Whether that is a step of another configuration, which goes on whoever waits for it.
+    fn is_configuring(&self, id: u32) -> bool {
+        let is_it = |output: &Output| matches!(output, Output::Check { id: step, .. } | Output::Take { id: step, .. } if *step == id);
+        self.configuring.iter().any(is_it)
     }
 
     /// Whether the answer was a draft, after whose end the exchange goes on.
