@@ -10,6 +10,7 @@ use super::{
     chat::{self, LONGEST_LINE, Tokens, Turn, USUAL_ANSWER, Voice, Waiting, Weight},
     phase::Phase,
     plan::{Plan, takes_files},
+    record::Sight,
 };
 use crate::{
     policy::{
@@ -205,7 +206,15 @@ impl Exchange {
         now: Moment,
     ) {
         let left = self.timers.turn.unwrap_or(u64::MAX).saturating_sub(now.unix_ms);
-        let unseen = matches!(failure.code, Code::UpstreamUnreachable | Code::UpstreamOverloaded);
+        let passes = matches!(failure.code, Code::UpstreamUnreachable | Code::UpstreamOverloaded);
+        let unseen = passes
+            && match self.story.sight {
+                Sight::Unseen => true,
+                // A model that only speaks may be asked twice.
+                Sight::Unclear => !policy.catalog.side_effects(&plan.model),
+                Sight::Seen => false,
+            };
+        self.story.seen |= !unseen;
         let wait = BACKOFF << plan.retries.min(4);
         let random = u64::from(now.entropy[0]) * 256 + u64::from(now.entropy[1]);
         let wait = (wait * random / 65_536).max(failure.retry_after_s.unwrap_or(0) * 1_000);
@@ -236,6 +245,7 @@ impl Exchange {
             plan.reply.degraded = true;
             plan.reply.warnings.push(Warning::Fallback);
             self.story.profile = Some(plan.profile.clone());
+            self.story.model = Some(plan.model.clone());
             return self.next_attempt(policy, plan, rate_headers, Some(failure.code), now);
         }
         if plan.drafted {

@@ -13,6 +13,7 @@ use super::{
     head,
     inspection::{self, Inspection, Progress},
     plan::Plan,
+    record::Sight,
     routes::Route,
     runner::Next,
 };
@@ -122,6 +123,11 @@ impl Waiting {
     pub(super) fn has_draft(&self) -> bool {
         matches!(&self.turn.voice, Voice::Mini(plan) if plan.drafted)
     }
+
+    /// Whether it waits for the store to make its turn.
+    pub(super) fn makes_turn(&self) -> bool {
+        self.gates.contains(&Gate::Create)
+    }
 }
 
 /// What a turn may cost, by estimates.
@@ -161,10 +167,21 @@ pub(super) fn timed_out() -> Failure {
     Failure::new(Code::UpstreamTimeout, "the agent did not answer in time")
 }
 
+/// Whether somebody has seen a request that failed so.
+pub(super) fn sight_of(failure: FetchFailure) -> Sight {
+    match failure {
+        FetchFailure::Connect | FetchFailure::ConnectTimeout => Sight::Unseen,
+        FetchFailure::Unclear => Sight::Unclear,
+        FetchFailure::Reset | FetchFailure::TooLarge => Sight::Seen,
+    }
+}
+
 /// A fetch failed before anything of it was used.
 pub(super) fn fetch_failed(failure: FetchFailure) -> Failure {
     match failure {
-        FetchFailure::Connect => Failure::new(Code::UpstreamUnreachable, "the agent cannot be reached"),
+        FetchFailure::Connect | FetchFailure::Unclear => {
+            Failure::new(Code::UpstreamUnreachable, "the agent cannot be reached")
+        }
         FetchFailure::ConnectTimeout => {
             Failure::new(Code::UpstreamTimeout, "the agent cannot be reached in time")
         }
@@ -347,6 +364,9 @@ impl Exchange {
     pub(super) fn ask_now(&mut self, policy: &Policy, mut waiting: Waiting, now: Moment) {
         self.story.asked_ms.get_or_insert(now.unix_ms);
         self.story.attempts += 1;
+        // What the one before came to is no word about this one.
+        self.story.code = None;
+        self.story.sight = Sight::Unseen;
         self.restrict(&mut waiting, now);
         let Waiting { turn, stream, fetch, .. } = waiting;
         self.outputs.push_back(Output::Fetch(fetch));
@@ -377,6 +397,7 @@ impl Exchange {
                     let failure = upstream::failed(status, body, retry_after);
                     return self.turn_failed(policy, *turn, &failure, now);
                 }
+                self.story.sight = Sight::Seen;
                 let offers = matches!(&turn.voice, Voice::Mini(plan) if plan.offers);
                 let answer = match (turn.api, offers) {
                     (Api::Completions, false) => completions::whole(body),
@@ -400,6 +421,7 @@ impl Exchange {
                 }
             }
             Input::FetchFailed { id, failure } if id == turn.fetch_id => {
+                self.story.sight = sight_of(failure);
                 self.turn_failed(policy, *turn, &fetch_failed(failure), now);
             }
             _ => self.phase = Phase::Answer(turn),

@@ -154,6 +154,9 @@ impl Exchange {
             | DeadlineReason::FirstByte
             | DeadlineReason::Idle
             | DeadlineReason::Attempt => {
+                if reason == DeadlineReason::Turn && self.abandon_doubt(policy, &chat::timed_out(), now) {
+                    return;
+                }
                 self.cancel();
                 match std::mem::replace(&mut self.phase, Phase::Done) {
                     Phase::Queue(waiting) if waiting.has_draft() => {

@@ -56,8 +56,10 @@ pub(super) struct Dues {
 }
 
 impl Dues {
-    /// Whoever ends the turn counts it.
-    pub(super) fn forget_counts(&mut self) {
+    /// Whoever ends the turn counts it, and settles what was reserved for it: the runner that has it
+    /// now has the same list.
+    pub(super) fn leave_to_another(&mut self) {
+        self.reserved.clear();
         self.rollout = None;
         self.learn = None;
     }

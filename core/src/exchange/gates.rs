@@ -14,7 +14,7 @@ use super::{
     chat::Waiting,
     inspection::{self, Inspection, Progress},
     queue::{LEASE_RENEWAL, QUEUE_REFRESH, refused},
-    standing::{blocked, too_many},
+    standing::{self, blocked, too_many},
 };
 use crate::{
     policy::{Policy, StoreFailure, auth},
@@ -365,8 +365,7 @@ impl Exchange {
         };
         self.notice(outcome);
         if *revoked {
-            let failure = Failure::new(Code::TokenInvalid, "the token was revoked; log in again");
-            return Err((failure, Vec::new()));
+            return Err((standing::revoked(), Vec::new()));
         }
         let role = match &self.facts.caller {
             Caller::Session { role, .. } => role,

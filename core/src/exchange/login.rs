@@ -11,7 +11,7 @@ use super::{
     Exchange, Phase,
     gates::{Caller, STORE_PATIENCE, ask_signer, signer_cell},
     inspection::openid_key,
-    standing::blocked,
+    standing::{blocked, revoked},
     wechat_token::{read_token, text_of},
 };
 use crate::{
@@ -255,9 +255,7 @@ impl Exchange {
             (Outcome::Entered { revoked: true, .. }, Next::Renewal { .. }) if at == RENEWAL_SIGNS => {
                 Some(cannot_sign())
             }
-            (Outcome::Entered { revoked: true, .. }, _) => {
-                Some(Failure::new(Code::TokenInvalid, "the token was revoked; log in again"))
-            }
+            (Outcome::Entered { revoked: true, .. }, _) => Some(revoked()),
             (Outcome::Once { first: false }, _) => {
                 Some(Failure::new(Code::LoginCodeUsed, "code: used before; call wx.login for a new one"))
             }

@@ -79,7 +79,7 @@ use runner::Run;
 use turns::Durable;
 
 /// The version of the encoded state, its first byte.
-const STATE_VERSION: u8 = 8;
+const STATE_VERSION: u8 = 9;
 
 /// What is known of a request from its head on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -296,8 +296,8 @@ impl Exchange {
                 }
                 let flaw = head::flaw(policy, head, route);
                 match self.door(policy) {
-                    Some(asks) => self.ask_door(asks, flaw),
-                    None => self.admitted(policy, flaw, now),
+                    asks if asks.is_empty() => self.admitted(policy, flaw, now),
+                    asks => self.ask_door(asks, flaw),
                 }
             }
         }

@@ -311,7 +311,7 @@ impl Exchange {
                 if id == wanted =>
             {
                 let failure = match failure {
-                    FetchFailure::Connect => {
+                    FetchFailure::Connect | FetchFailure::Unclear => {
                         Failure::new(Code::UpstreamUnreachable, "the model's server cannot be reached")
                     }
                     FetchFailure::ConnectTimeout => openai::timed_out(),

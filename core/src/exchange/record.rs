@@ -20,6 +20,18 @@ use crate::{
     },
 };
 
+/// Whether a model has seen a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Sight {
+    /// It cannot have: no connection, or a status that says so.
+    #[default]
+    Unseen,
+    /// The host cannot tell.
+    Unclear,
+    /// It has, or may have.
+    Seen,
+}
+
 /// What has been learned of a request on its way.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Story {
@@ -27,6 +39,10 @@ pub(super) struct Story {
     pub status: u16,
     /// How it failed.
     pub code: Option<Code>,
+    /// Whether a model has seen what it was asked last.
+    pub sight: Sight,
+    /// Whether any model may have seen any of it.
+    pub seen: bool,
     /// The version of the configuration before a change, and after it.
     pub configured: Option<(String, String)>,
     /// The client left.
@@ -249,10 +265,14 @@ impl Story {
     /// no model and no tool has seen anything of it.
     pub(super) fn may_begin_anew(&self) -> bool {
         let unseen = match self.code {
-            Some(Code::UpstreamUnreachable | Code::UpstreamOverloaded) => self.fell_back.is_none(),
+            Some(Code::UpstreamUnreachable | Code::UpstreamOverloaded) => true,
             _ => self.asked_ms.is_none(),
         };
-        unseen && self.calls.is_empty() && !self.takeover && self.code.is_some_and(Code::retryable)
+        unseen
+            && !self.seen
+            && self.calls.is_empty()
+            && !self.takeover
+            && self.code.is_some_and(Code::retryable)
     }
 
     /// An operator must act, though the request went well.

@@ -5,13 +5,14 @@ use serde::{Deserialize, Serialize};
 use super::{approvals, configuration, page, trace, turns};
 use crate::{
     policy::{Policy, channel},
-    wire::picture,
+    wire::{dingtalk::link::LONGEST_FRAME, picture},
 };
 
 /// The most bytes of a body that is not a conversation.
 const SMALL_BODY: u64 = 16 * 1024;
-/// The most bytes of a message to a robot: pictures and files are not in it.
-const ROBOT_BODY: u64 = 256 * 1024;
+/// The most bytes of a message to a robot: pictures and files are not in it. What came in a frame is answered
+/// before it comes here, so all that a frame can hold is taken.
+const ROBOT_BODY: u64 = LONGEST_FRAME as u64;
 
 /// Before the name of one model.
 pub(super) const MODEL_PATH: &str = "/v1/models/";
@@ -249,6 +250,11 @@ impl Route {
     /// Whether its callers are programs that know OpenAI's form of an error.
     pub(super) fn is_openai(self) -> bool {
         self.audience() == Audience::Program
+    }
+
+    /// Whether it is about a turn that was begun before.
+    pub(super) fn is_about_a_turn(self) -> bool {
+        matches!(self, Self::Turn | Self::TurnEvents | Self::CancelTurn | Self::Approval | Self::Decide)
     }
 
     /// Whether it leads to an agent or to a person, which a mere model gateway has none of.

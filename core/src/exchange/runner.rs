@@ -140,7 +140,7 @@ pub(super) struct Saved {
 /// A turn that waits for the policy that it was begun with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Moving {
-    saved: Box<Saved>,
+    pub(super) saved: Box<Saved>,
     claimed: Claimed,
 }
 
@@ -605,8 +605,8 @@ impl Exchange {
             self.phase = Phase::Done;
             return;
         }
-        // What a turn counts for is counted by whoever ends it.
-        self.dues.forget_counts();
+        // What a turn counts for and has reserved is counted by whoever ends it.
+        self.dues.leave_to_another();
         self.story.code = Some(Code::Interrupted);
         self.story.lost = true;
         self.finish(policy, now);
@@ -627,8 +627,11 @@ impl Exchange {
             // It ends when it is known what came of what is being done.
             return;
         }
-        self.cancel();
         self.story.cancelled = true;
+        if self.abandon_doubt(policy, &cancelled(), now) {
+            return;
+        }
+        self.cancel();
         self.fail(policy, &cancelled(), now);
     }
 }

@@ -7,7 +7,7 @@
 use super::{
     Exchange,
     credential::Rejected,
-    gates::{Caller, STORE_PATIENCE},
+    gates::{Caller, STORE_PATIENCE, ask_signer},
     operators,
     phase::Phase,
     routes::Route,
@@ -32,25 +32,34 @@ impl Exchange {
     /// who is blocked sees no difference between the right key and the others, not in an
     /// answer about the rest of the request and not in whether its body is read. A token cannot
     /// be guessed, and many phones share an address: it is let in from anywhere.
-    pub(super) fn door(&self, policy: &Policy) -> Option<(String, Op)> {
+    /// But it may have been revoked, which the gates ask for those who begin a turn and the door for
+    /// those who come back to one.
+    pub(super) fn door(&self, policy: &Policy) -> Vec<(String, Op)> {
         if let Some(operator) = &self.facts.operator {
             // Its cookie cannot be guessed either, but it may have been given back.
-            return Some(operators::ask_session(&operator.session));
+            return vec![operators::ask_session(&operator.session)];
         }
-        let by_key = !matches!(self.facts.caller, Caller::Session { .. });
+        if let Caller::Session { signer, subject, login_s, .. } = &self.facts.caller {
+            if !self.facts.route.is_about_a_turn() {
+                return Vec::new();
+            }
+            let enter = Enter { login_s: *login_s, ..Enter::default() };
+            return vec![ask_signer(signer), (format!("user:{subject}"), Op::Enter(enter))];
+        }
         let rate = match self.facts.route {
             Route::Chat | Route::Ask | Route::Rate => policy.rates.address,
-            Route::Turn | Route::TurnEvents | Route::CancelTurn | Route::Approval | Route::Decide => None,
-            route if route.is_operators() => None,
-            _ => return None,
+            route if route.is_about_a_turn() || route.is_operators() => None,
+            _ => return Vec::new(),
         };
+        if policy.abuse.block == 0 {
+            return Vec::new();
+        }
         let enter = Enter { rate, cost: 1, thresholds: policy.abuse, ..Enter::default() };
-        (by_key && policy.abuse.block > 0).then(|| (self.facts.address_key(policy), Op::Enter(enter)))
+        vec![(self.facts.address_key(policy), Op::Enter(enter))]
     }
 
-    pub(super) fn ask_door(&mut self, asks: (String, Op), flaw: Option<Failure>) {
+    pub(super) fn ask_door(&mut self, ops: Vec<(String, Op)>, flaw: Option<Failure>) {
         let store_id = self.take_id();
-        let ops = vec![asks];
         self.outputs.push_back(Output::Store { id: store_id, ops });
         self.timers.store = Some(self.facts.started_ms + STORE_PATIENCE);
         self.phase = Phase::Door(store_id, flaw);
@@ -67,12 +76,17 @@ impl Exchange {
         match input {
             Input::Stored { id, outcomes } if *id == store_id => {
                 self.timers.store = None;
-                match outcomes.first() {
+                // The list ends at the first that says no.
+                match outcomes.last() {
                     Some(Outcome::Entered { standing: Standing::Blocked { for_ms }, .. }) => {
                         self.fail(policy, &blocked(*for_ms), now);
                     }
                     Some(Outcome::Entered { revoked: true, .. }) => {
-                        self.refuse_credential(policy, &operators::logged_out(), now);
+                        let failure = match self.facts.operator {
+                            Some(_) => operators::logged_out(),
+                            None => revoked(),
+                        };
+                        self.refuse_credential(policy, &failure, now);
                     }
                     Some(Outcome::Entered { granted: false, retry_after_ms, .. }) => {
                         self.fail(policy, &too_many("requests from this address", *retry_after_ms), now);
@@ -163,6 +177,11 @@ impl Exchange {
         // RFC 9110, 11.6.1: a 401 names the scheme.
         self.fail_with(policy, failure, vec![("www-authenticate".into(), "Bearer".into())], now);
     }
+}
+
+/// A token of a person, or by a key, that was revoked.
+pub(super) fn revoked() -> Failure {
+    Failure::new(Code::TokenInvalid, "the token was revoked; log in again")
 }
 
 pub(super) fn blocked(for_ms: u64) -> Failure {

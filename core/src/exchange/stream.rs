@@ -15,6 +15,7 @@ use super::{
     chat::{self, Turn, Voice},
     inspection::{self, Inspection, Progress},
     pieces::Pieces,
+    record::Sight,
     routes::Route,
 };
 use crate::{
@@ -117,15 +118,18 @@ impl Exchange {
                     let retry_after = retry_after.map(str::to_owned);
                     self.phase = Phase::StreamRefusal(turn, Refusal { retry_after, body: ByteBuf::new() });
                 } else if is_stream {
+                    self.story.sight = Sight::Seen;
                     // Of a draft and the answer after it, the answer.
                     self.story.answered = None;
                     self.begin_streaming(policy, turn, now);
                 } else {
+                    self.story.sight = Sight::Seen;
                     self.outputs.push_back(Output::Cancel { id });
                     self.turn_failed(policy, *turn, &upstream::protocol(), now);
                 }
             }
             Input::FetchFailed { id, failure } if id == turn.fetch_id => {
+                self.story.sight = chat::sight_of(failure);
                 self.turn_failed(policy, *turn, &chat::fetch_failed(failure), now)
             }
             _ => self.phase = Phase::StreamHead(turn),

@@ -58,6 +58,8 @@ pub(super) struct Calling {
     tries: u8,
     /// It has been sent, or is about to be.
     begun: bool,
+    /// It was sent, and nobody knows what came of it.
+    in_doubt: bool,
 }
 
 /// What was done of a turn, for its person, the log and the audit.
@@ -107,6 +109,7 @@ impl Exchange {
             fetch_id: 0,
             tries: 0,
             begun: false,
+            in_doubt: false,
         };
         self.next_call(policy, calling, now);
     }
@@ -232,7 +235,9 @@ impl Exchange {
         calling.begun = true;
         calling.tries += 1;
         calling.fetch_id = self.take_id();
-        let key = format!("{}-{}", self.facts.request_id, calling.number());
+        // The call's own: after a takeover the model may want something else as its n-th call.
+        let digest = auth::hex(&tool::digest(&tool.name, &calling.arguments)[..4]);
+        let key = format!("{}-{}-{digest}", self.facts.request_id, calling.number());
         let order = Order {
             tool,
             arguments: &calling.arguments,
@@ -283,8 +288,9 @@ impl Exchange {
         self.call_answered(policy, calling, tool::fetch_outcome(FetchFailure::Reset), now);
     }
 
-    fn call_answered(&mut self, policy: &Policy, calling: Calling, outcome: Outcome, now: Moment) {
+    fn call_answered(&mut self, policy: &Policy, mut calling: Calling, outcome: Outcome, now: Moment) {
         self.timers.attempt = None;
+        calling.in_doubt |= outcome == Outcome::Unknown;
         let tool = calling.tool(policy);
         let again = tool.is_some_and(|tool| outcome.may_be_sent_again(tool)) && calling.tries < MOST_TRIES;
         let asked = match &outcome {
@@ -310,6 +316,9 @@ impl Exchange {
 
     /// It is known what came of the call, or known that it is not.
     fn call_done(&mut self, policy: &Policy, mut calling: Calling, outcome: Outcome, now: Moment) {
+        // A later try that was turned away does not undo an earlier one that may have been heard.
+        let undone = matches!(outcome, Outcome::Rejected { .. } | Outcome::Refused { .. });
+        let outcome = if calling.in_doubt && undone { Outcome::Unknown } else { outcome };
         let class = calling.tool(policy).map(|tool| {
             self.note_call(&mut calling, tool, outcome.name(), self.story.approved_by.clone());
             tool.class
@@ -317,7 +326,7 @@ impl Exchange {
         self.story.approved_by = None;
         calling.plan.explains |= outcome == Outcome::Unknown && class != Some(ToolClass::Read);
         calling.results.push(outcome.for_model());
-        calling.begun = false;
+        (calling.begun, calling.in_doubt) = (false, false);
         if class == Some(ToolClass::Read) {
             return self.next_call(policy, calling, now);
         }
@@ -349,6 +358,28 @@ impl Exchange {
         }
         let message = "the turn ended while something was being done; whether it was done is not known";
         self.fail(policy, &Failure::new(Code::ActionUnknown, message), now);
+    }
+
+    /// A turn that ends while it is not known whether something was done says so. Gives false where
+    /// there is no such thing.
+    pub(super) fn abandon_doubt(&mut self, policy: &Policy, failure: &Failure, now: Moment) -> bool {
+        let is_doubt = |next: &Next| matches!(next, Next::Call(_));
+        let next = match std::mem::replace(&mut self.phase, Phase::Done) {
+            Phase::CallAgain(calling) if calling.in_doubt => Next::Call(calling),
+            Phase::Restoring(id, saved) if is_doubt(&saved.next) => {
+                self.outputs.push_back(Output::Cancel { id });
+                saved.next
+            }
+            Phase::Under(moving) if is_doubt(&moving.saved.next) => moving.saved.next,
+            phase => {
+                self.phase = phase;
+                return false;
+            }
+        };
+        let Next::Call(calling) = next else { return false };
+        self.timers.backoff = None;
+        self.call_abandoned(policy, *calling, failure, now);
+        true
     }
 
     /// Whether the call that runs must not be broken off: nobody would know whether it was done.

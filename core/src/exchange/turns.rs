@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     policy::{Policy, catalog::Profile},
-    seam::{Input, Moment, Output},
+    seam::{Input, Moment, Output, restore},
     state::{
         Op, Outcome,
         turn::{Create, Ended, State, TurnOp, TurnOutcome},
@@ -151,6 +151,11 @@ impl Exchange {
         });
     }
 
+    /// Whether the turn that is made ends with its client.
+    pub(super) fn is_attached(&self) -> bool {
+        self.durable.as_ref().is_some_and(|durable| !durable.outlives && durable.sync_ms.is_none())
+    }
+
     /// The operation that makes the turn, with everything that a runner needs.
     fn create(&self, waiting: &Waiting) -> Option<(Gate, String, Op)> {
         let durable = self.durable.as_ref()?;
@@ -192,8 +197,9 @@ impl Exchange {
     fn keep_body(&mut self, waiting: Box<Waiting>) {
         let Some(durable) = &mut self.durable else { return };
         let len = self.facts.body_bytes;
-        let key =
-            format!("body:{}:{}", self.facts.request_id, crate::policy::auth::hex(&self.facts.digest[..8]));
+        // Its own: places in a body are in the checkpoint, and a request that joins may mean the same
+        // with other bytes.
+        let key = format!("body:{}:{:016x}", self.facts.request_id, self.facts.ticket);
         durable.body = Some((key.clone(), len));
         // A person may be waited for meanwhile.
         let ttl_ms = durable.timeout_ms.saturating_add(durable.keep_ms);
@@ -238,7 +244,14 @@ impl Exchange {
             }
             _ => return self.not_created(policy, now),
         }
+        let attached = self.is_attached();
         let Some(durable) = self.durable.take() else { return };
+        if let (TurnOutcome::Joined, Some((key, len))) = (outcome, &durable.body) {
+            // Whoever runs the turn has the body of the request that began it.
+            for (piece, _) in restore(key, *len) {
+                self.tell(piece, Op::Forget);
+            }
+        }
         // Whoever runs it owes what it owes.
         self.owes_nothing();
         self.timers.turn = None;
@@ -257,7 +270,7 @@ impl Exchange {
             manner,
             rate_headers: waiting.turn.rate_headers,
             // Who is told to come back may go.
-            attached: !durable.outlives && durable.sync_ms.is_none(),
+            attached,
             until_ms: self.facts.started_ms.saturating_add(wait),
             after: self.facts.last_event,
             began: true,

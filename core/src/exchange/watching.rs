@@ -171,6 +171,10 @@ impl Exchange {
         if watching.began && !watching.attached {
             return self.accepted(policy, watching, State::Queued, None, now);
         }
+        if watching.attached {
+            // Its client is told that it failed, and may ask again: it must not go on beside.
+            self.end_turn(&watching.id);
+        }
         let failure = Failure::new(Code::StoreUnavailable, "nobody knows now how the turn stands");
         self.fail(policy, &failure.after(LOOK_AFTER), now);
     }
@@ -347,12 +351,19 @@ impl Exchange {
 
     /// The client of a turn has gone: one that cannot be found again ends with it.
     pub(super) fn leave_turn(&mut self) {
-        if let Phase::Watching(watching) = &self.phase
-            && watching.attached
-        {
-            let (key, owner) = (turns::cell(&watching.id), Some(self.owner()));
-            self.tell(key, Op::Turn(TurnOp::Cancel { owner }));
+        match &self.phase {
+            Phase::Watching(watching) if watching.attached => self.end_turn(&watching.id.clone()),
+            // It may be made at this moment.
+            Phase::Gates(waiting) if waiting.makes_turn() && self.is_attached() => {
+                self.end_turn(&self.facts.request_id.clone());
+            }
+            _ => {}
         }
+    }
+
+    fn end_turn(&mut self, id: &str) {
+        let owner = Some(self.owner());
+        self.tell(turns::cell(id), Op::Turn(TurnOp::Cancel { owner }));
     }
 }
 

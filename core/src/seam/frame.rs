@@ -17,7 +17,7 @@ use crate::{
 
 /// The version of the exports, the frames and the state. A host refuses a module
 /// that says another.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// One call of a module.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -287,6 +287,8 @@ pub enum FetchFailure {
     Reset,
     /// The body, or one line of it, is over the limit.
     TooLarge,
+    /// No answer came, and the host cannot tell whether the request was sent.
+    Unclear,
 }
 
 /// Something the host is to do.

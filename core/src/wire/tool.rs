@@ -257,7 +257,9 @@ pub fn outcome(status: u16, retry_after: Option<&str>, body: &[u8]) -> Outcome {
 pub fn fetch_outcome(failure: FetchFailure) -> Outcome {
     match failure {
         FetchFailure::ConnectTimeout => Outcome::Rejected { after_s: USUAL_WAIT_S },
-        FetchFailure::Connect | FetchFailure::Reset | FetchFailure::TooLarge => Outcome::Unknown,
+        FetchFailure::Connect | FetchFailure::Unclear | FetchFailure::Reset | FetchFailure::TooLarge => {
+            Outcome::Unknown
+        }
     }
 }
 

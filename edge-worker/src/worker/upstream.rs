@@ -116,10 +116,9 @@ pub(super) fn send(
 
 /// Waits for the head of an answer.
 pub(super) async fn head(promise: Promise, abort: Abort) -> Result<Answer, FetchFailure> {
-    // The platform does not say whether it could not connect or lost the connection; before
-    // the head it is nearly always the first.
+    // The platform does not say whether it could not connect or lost the connection.
     let response: Response =
-        JsFuture::from(promise).await.map_err(|_| FetchFailure::Connect)?.unchecked_into();
+        JsFuture::from(promise).await.map_err(|_| FetchFailure::Unclear)?.unchecked_into();
     let all = response.headers();
     let read = |name: &&str| Some(((*name).to_owned(), all.get(name).ok().flatten()?));
     let reader = response.body().map(|body| body.get_reader().unchecked_into());

@@ -94,6 +94,79 @@ pub(super) fn stream_to_end(world: &mut World, text: &str) {
 }
 
 #[test]
+fn an_answer_after_a_refusal_is_an_answer() {
+    let policy = harmless();
+    let first = client(&policy, keyed(), &question(false), BEGIN, &Store::new());
+    let mut run = runner(&policy, &first.store, BEGIN, 0x32);
+    run.opens(503, &[("retry-after", "1")]);
+    run.closes();
+    while run.fetches.len() < 2 {
+        settle(&mut run);
+        run.wait();
+    }
+    stream_to_end(&mut run, "你好");
+    assert_eq!(look(&policy, &run.store, run.now, "").json()["state"], "done");
+    let again = client(&policy, keyed(), &question(false), run.now, &run.store);
+    assert_eq!(again.status(), 200, "{}", again.text());
+}
+
+#[test]
+fn who_joins_does_not_touch_the_body_of_who_began() {
+    let mut policy = harmless();
+    policy.catalog.profiles.iter_mut().for_each(|profile| profile.attachments = true);
+    let png =
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+    let body = |trace: &str| {
+        json!({
+            "traceId": trace, "intent": "qa", "input": {"text": "看"},
+            "attachments": [{"type": "image", "data": png}],
+        })
+    };
+    let bodies = |store: &Store| -> Store {
+        let bodies = store.iter().filter(|(key, _)| key.contains("body:"));
+        bodies.map(|(key, value)| (key.clone(), value.clone())).collect()
+    };
+    let first = client(&policy, keyed(), &body("a"), BEGIN, &Store::new());
+    let kept = bodies(&first.store);
+    assert_eq!(kept.len(), 1, "{:?}", first.store.keys());
+    let mut joined = World::begin_with(policy.clone(), keyed(), BEGIN + 10, first.store.clone(), 0x44);
+    joined.send_body(&body("another-trace"));
+    settle(&mut joined);
+    let (own, others): (Store, Store) =
+        bodies(&joined.store).into_iter().partition(|(key, _)| !kept.contains_key(key));
+    assert_eq!(others, kept, "what the checkpoint points into stays as it was");
+    assert!(own.values().all(Vec::is_empty), "its own is forgotten");
+}
+
+#[test]
+fn what_a_model_began_to_answer_is_not_asked_again() {
+    let policy = harmless();
+    let first = client(&policy, keyed(), &question(false), BEGIN, &Store::new());
+    let mut run = runner(&policy, &first.store, BEGIN, 0x32);
+    run.opens_stream();
+    run.lines("data: {\"error\":{\"message\":\"slow down\",\"type\":\"rate_limit_error\"}}\n\n");
+    run.closes();
+    settle(&mut run);
+    assert!(run.done && run.fetches.len() == 1, "the agent may have acted");
+    let again = client(&policy, keyed(), &question(false), run.now, &run.store);
+    assert!(again.done && again.status() != 200, "it is the end of this key: {}", again.text());
+}
+
+#[test]
+fn whoever_cannot_tell_asks_only_those_again_who_only_speak() {
+    for side_effects in [false, true] {
+        let mut policy = harmless();
+        policy.catalog.models.iter_mut().for_each(|model| model.side_effects = side_effects);
+        let first = client(&policy, keyed(), &question(false), BEGIN, &Store::new());
+        let mut run = runner(&policy, &first.store, BEGIN, 0x32);
+        settle(&mut run);
+        run.breaks(FetchFailure::Unclear);
+        settle(&mut run);
+        assert_eq!(run.done, side_effects);
+    }
+}
+
+#[test]
 fn a_request_with_a_key_is_run_once_and_its_answer_given_again() {
     let policy = harmless();
     let mut first = client(&policy, keyed(), &question(false), BEGIN, &Store::new());

@@ -140,6 +140,14 @@ fn a_revoked_person_is_out_at_once() {
     let revoked = request(&policy, revoke, &json!({"subject": subject}), BEGIN + 5_000, world.store);
     assert_eq!(revoked.json()["revoked"], true);
     let store = revoked.store;
+    let turn = format!("/v1/mini/turns/req_{}", "0".repeat(32));
+    let approval = format!("/v1/mini/approvals/apr_{}_1", "0".repeat(32));
+    for (method, path) in [("GET", &turn), ("DELETE", &turn), ("GET", &approval), ("POST", &approval)] {
+        let head = RequestHead { method: method.into(), ..post(path, Some(&token)) };
+        let mut refused = World::begin_in(policy.clone(), head, BEGIN + 6_000, store.clone());
+        refused.answer_store();
+        assert_eq!(refused.failure(), (401, "token_invalid".into()), "{method} {path}");
+    }
     for path in ["/api/chat", "/v1/mini/token/renew"] {
         let refused = request(&policy, (path, Some(&token)), &question(false), BEGIN + 6_000, store.clone());
         assert_eq!(refused.failure(), (401, "token_invalid".into()), "{path}");

@@ -90,7 +90,7 @@ fn live_and_version() {
     assert_eq!((world.status(), world.text().as_str()), (200, ""));
     assert_eq!(world.header("content-length"), Some("17"));
     let world = World::begin(policy(), get("/version"));
-    assert_eq!((world.json()["abi"].clone(), world.json()["environment"].clone()), (json!(5), json!("prod")));
+    assert_eq!((world.json()["abi"].clone(), world.json()["environment"].clone()), (json!(6), json!("prod")));
     let mut quiet = policy();
     quiet.log_level = Level::Info;
     assert!(World::begin(quiet, get("/healthz")).records.is_empty());

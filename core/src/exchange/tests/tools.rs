@@ -19,7 +19,7 @@ use crate::{
         catalog::{Approval, Tool, ToolClass},
     },
     seam::{DeadlineReason, FetchFailure, Input, RequestHead},
-    state::{Op, caller::Strike, reduce},
+    state::{Op, caller::Strike, reduce, turn::TurnOp},
 };
 
 type Store = BTreeMap<String, Vec<u8>>;
@@ -151,7 +151,7 @@ fn what_changes_something_is_done_once_and_only_when_its_person_agrees() {
     assert_eq!((&sent["name"], &sent["arguments"]), (&json!("refund"), &json!({"order": "A-1"})));
     assert_eq!((run.fetch().upstream.as_str(), run.fetch().path.as_str()), ("tool:refund", ""));
     let key = run.fetch().headers.iter().find(|(name, _)| name == "idempotency-key").expect("a key");
-    assert!(key.1.starts_with("req_") && key.1.ends_with("-1"));
+    assert!(key.1.starts_with("req_") && key.1.contains("-1-"));
     run.whole(200, &[], r#"{"refunded":true}"#);
     settle(&mut run);
     let told = run.sent_upstream();
@@ -406,6 +406,25 @@ fn whoever_cancels_waits_for_what_is_being_done() {
     assert!(run.done);
     let record = run.record();
     assert_eq!((&record["code"], &record["calls"][0]["outcome"]), (&json!("turn_cancelled"), &json!("done")));
+    // While it is waited to send it again, nobody knows whether it was done.
+    let mut idempotent = policy.clone();
+    idempotent.catalog.tools.iter_mut().for_each(|tool| tool.idempotent = true);
+    let (_, run) = proposed(&idempotent);
+    let decided = say(&idempotent, &run.store, &approval_path(&run.store, 1), KEY, "approve");
+    let mut run = runner(&idempotent, &decided.store, BEGIN + 3_000, 0x33);
+    run.breaks(FetchFailure::Reset);
+    settle(&mut run);
+    assert_eq!(run.deadline.map(|(_, reason)| reason), Some(DeadlineReason::Backoff));
+    let key = only_turn(&run.store);
+    run.apply(&key, &Op::Turn(TurnOp::Cancel { owner: None }));
+    run.wake();
+    settle(&mut run);
+    assert!(run.done);
+    let record = run.record();
+    assert_eq!(
+        (&record["code"], &record["calls"][0]["outcome"]),
+        (&json!("action_unknown"), &json!("unknown"))
+    );
     // Before it is sent, it is not sent.
     let (_, run) = proposed(&policy);
     let decided = say(&policy, &run.store, &approval_path(&run.store, 1), KEY, "approve");
