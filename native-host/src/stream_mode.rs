@@ -305,7 +305,7 @@ async fn ask(upstream: Upstream, fetch: Fetch, socket: u32) -> Event {
 
 fn why_not(failure: FetchFailure) -> &'static str {
     match failure {
-        FetchFailure::Connect => "connect",
+        FetchFailure::Connect | FetchFailure::Unclear => "connect",
         FetchFailure::ConnectTimeout => "connect_timeout",
         FetchFailure::Reset => "reset",
         FetchFailure::TooLarge => "too_large",
