@@ -20,8 +20,9 @@ use crate::{required, scripted};
 pub const PASSWORD: &str = "redis-password-canary-5e7a";
 
 /// What the gateway's user may do.
-const ACL: [&str; 17] = [
+const ACL: [&str; 18] = [
     "~minigate:*",
+    "~minigate-alarms*",
     "&minigate:wake",
     "+get",
     "+set",

@@ -77,7 +77,7 @@ async fn a_person_agrees_and_it_is_done_once(scene: Scene) {
         assert_eq!(done["answer"], format!("said | {{\"receipt\":\"receipt-{order}-1\"}}"));
         let calls = stage.tools.calls(&order);
         assert_eq!((calls.len(), stage.tools.times_done(&order)), (1, 1));
-        assert_eq!(calls[0].key, format!("{id}-1"));
+        assert!(calls[0].key.starts_with(&format!("{id}-1-")), "{}", calls[0].key);
         // The word counts once, and so does the request.
         assert_eq!(person.decide(&path, "approve").await.error(), (410, "approval_gone".into()));
         let again = person.ask_keyed("agrees-1", &body).await;
