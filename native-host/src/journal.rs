@@ -2,8 +2,8 @@
 //!
 //! A request's line comes complete from the core. Lines are collected and written by a
 //! thread of their own, so that a slow reader of the log never holds up a request; when it
-//! is far too slow, or writing fails, lines are dropped and counted. What is measured is how
-//! long the oldest line has waited, and not when the last one came: with little to say,
+//! is far too slow, or writing fails, lines are dropped and counted. What wakes somebody is how
+//! long the oldest line has waited, and not when the last one was written: with little to say,
 //! silence is no fault. A file that was moved away, as logrotate does, is begun anew: nobody
 //! has to send a signal.
 

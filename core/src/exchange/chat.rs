@@ -366,6 +366,7 @@ impl Exchange {
         self.story.attempts += 1;
         // What the one before came to is no word about this one.
         self.story.code = None;
+        self.story.seen |= self.story.sight == Sight::Seen;
         self.story.sight = Sight::Unseen;
         self.restrict(&mut waiting, now);
         let Waiting { turn, stream, fetch, .. } = waiting;

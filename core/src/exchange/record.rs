@@ -41,7 +41,7 @@ pub(super) struct Story {
     pub code: Option<Code>,
     /// Whether a model has seen what it was asked last.
     pub sight: Sight,
-    /// Whether any model may have seen any of it.
+    /// Whether a model may have seen what it was asked before that.
     pub seen: bool,
     /// The version of the configuration before a change, and after it.
     pub configured: Option<(String, String)>,
@@ -270,6 +270,7 @@ impl Story {
         };
         unseen
             && !self.seen
+            && self.sight == Sight::Unseen
             && self.calls.is_empty()
             && !self.takeover
             && self.code.is_some_and(Code::retryable)

@@ -153,6 +153,26 @@ fn what_a_model_began_to_answer_is_not_asked_again() {
 }
 
 #[test]
+fn an_answer_that_did_not_fit_was_one_all_the_same() {
+    let mut policy = harmless();
+    policy.catalog.profiles.iter_mut().for_each(|profile| profile.json = true);
+    let first = client(&policy, keyed(), &question(false), BEGIN, &Store::new());
+    let mut run = runner(&policy, &first.store, BEGIN, 0x32);
+    run.whole(200, &[], &completion("no JSON", "stop"));
+    settle(&mut run);
+    assert_eq!(run.fetches.len(), 2, "it is asked for a better one");
+    while !run.done {
+        match run.deadline {
+            Some((_, DeadlineReason::Backoff)) => drop(run.wait()),
+            _ => run.breaks(FetchFailure::Connect),
+        }
+        settle(&mut run);
+    }
+    let again = client(&policy, keyed(), &question(false), run.now, &run.store);
+    assert!(again.done && again.status() != 200, "the agent may have acted: {}", again.text());
+}
+
+#[test]
 fn whoever_cannot_tell_asks_only_those_again_who_only_speak() {
     for side_effects in [false, true] {
         let mut policy = harmless();
