@@ -8,7 +8,7 @@ import { configData, configPage } from './config.js';
 import { byId, el, forget, say, show } from './dom.js';
 import { attention, overviewPage, queuePage, seen } from './figures.js';
 import { turnData, turnPage } from './turn.js';
-import { language, moment, switchLanguage, t, translate } from './words.js';
+import { count, language, moment, switchLanguage, t, translate } from './words.js';
 import { approvalsData, approvalsPage, feedbackData, feedbackPage, rolloutsData, rolloutsPage } from './work.js';
 
 const INTERVAL = 2000;
@@ -69,10 +69,14 @@ function drawAttention(trouble) {
   const found = overview ? attention(overview) : [];
   const text = trouble instanceof Refused ? trouble.message : t('unreachable', moment(overviewAt || null));
   if (trouble) found.unshift({ bad: true, text, tab: 'overview' });
-  const item = ({ bad, text, tab }) => el('li', { class: bad ? 'bad' : 'warn' }, el('a', { href: `#${tab}` }, text));
-  show(byId('attention'), [found, language()], () =>
-    found.length ? found.map(item) : el('li', { class: 'good' }, t('allWell')),
-  );
+  const kindOf = ({ bad }) => (bad ? 'bad' : 'warn');
+  const [worst] = found;
+  byId('attention').className = `attention ${worst ? kindOf(worst) : 'good'}`;
+  // One line, however much there is: what is below may not move away from under a finger.
+  const line = () => [found.length > 1 ? el('span', { class: 'many' }, count(found.length)) : null, worst?.text ?? t('allWell')];
+  show(byId('worst'), [found.length, worst, language()], line);
+  const item = (one) => el('li', { class: kindOf(one) }, el('a', { href: `#${one.tab}` }, one.text));
+  show(byId('findings'), [found, language()], () => (found.length ? found.map(item) : el('li', {}, t('allWell'))));
 }
 
 /** Draws the open section anew; says what was wrong, and whether the gateway was there. */
@@ -81,9 +85,9 @@ async function refresh() {
   const section = SECTIONS[name];
   const main = byId('main');
   const draw = (data, make) => {
-    // Somebody may have gone on to another section meanwhile.
+    // Somebody may have gone on to another section meanwhile, or left.
     const now = place();
-    if (now.name === name && now.rest === rest) show(main, [name, language(), data], () => make(data));
+    if (session && now.name === name && now.rest === rest) show(main, [name, language(), data], () => make(data));
   };
   try {
     draw(await section.data(rest), section.draw);
@@ -99,7 +103,9 @@ async function look() {
   if (!session || document.hidden) return;
   let trouble = null;
   try {
-    overview = await read('/v1/admin/overview');
+    const found = await read('/v1/admin/overview');
+    if (!session) return;
+    overview = found;
     overviewAt = Date.now();
     seen(overview, overviewAt);
     host ??= await read('/version');
@@ -187,6 +193,7 @@ byId('language').addEventListener('click', () => {
   openSection();
 });
 addEventListener('hashchange', async () => {
+  byId('attention').open = false;
   await openSection();
   byId('main').focus({ preventScroll: true });
 });

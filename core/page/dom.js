@@ -56,11 +56,14 @@ export function confirmed(title, text, yes) {
   byId('confirm-text').textContent = text;
   byId('confirm-yes').textContent = yes;
   return new Promise((resolve) => {
-    const close = (answer) => () => dialog.close(answer);
-    byId('confirm-yes').onclick = close('yes');
-    byId('confirm-no').onclick = close('no');
-    dialog.onclose = () => resolve(dialog.returnValue === 'yes');
-    dialog.returnValue = 'no';
+    const answer = (said) => () => {
+      resolve(said);
+      dialog.close();
+    };
+    byId('confirm-yes').onclick = answer(true);
+    byId('confirm-no').onclick = answer(false);
+    // The Escape key. It comes late: the dialog may be open again, with another question.
+    dialog.onclose = () => dialog.open || resolve(false);
     dialog.showModal();
     // The harmless one is under the finger first.
     byId('confirm-no').focus();

@@ -120,6 +120,20 @@ async fn log_in(browser: &Browser, host: &Host) {
     browser.wait_for("article[data-profile=qa_v1] svg.plot path.line").await;
 }
 
+/// What needs somebody is one line, so that nothing moves away from under a finger; all of it is
+/// a click away.
+async fn attention_keeps_its_place(browser: &Browser) {
+    let height = async || browser.run("return document.getElementById('attention').offsetHeight", &[]).await;
+    let much = async || browser.run("return document.querySelectorAll('#findings a').length", &[]).await;
+    let one_line = height().await;
+    browser.wait_until("two profiles that fail", async || much().await.as_u64() >= Some(2)).await;
+    assert_eq!(height().await, one_line);
+    browser.click("#worst").await;
+    browser.wait_for("#findings a").await;
+    assert_eq!(height().await, one_line, "the list lies above what follows");
+    browser.click("#worst").await;
+}
+
 /// Two different readings of what a profile has counted.
 async fn figures_move(browser: &Browser) {
     let read = async || browser.text("article[data-profile=qa_v1] .totals").await;
@@ -135,7 +149,9 @@ async fn figures_move(browser: &Browser) {
 
 async fn find_a_turn(scene: &Scene, show: &Show, browser: &Browser) {
     let trace = format!("page-{}-1710000123456", scene.kind.name());
-    let answer = Person::new(&show.host.url).ask(&[("x-trace-id", &trace)], &ask("qa", "hello page")).await;
+    let answer = Person::new(&show.host.url)
+        .ask(&[("x-trace-id", &trace)], &ask("qa", "hello page [[up:slow=20]]"))
+        .await;
     assert_eq!(answer.status, 200, "{}", answer.text);
     browser.click("#tab-turns").await;
     browser.write("#trace", &trace).await;
@@ -266,6 +282,7 @@ async fn an_operator_works_with_the_page(scene: Scene) {
     log_in(&browser, &show.host).await;
     assert_eq!(browser.text("#tab-overview").await, "Overview", "the browser's language");
     figures_move(&browser).await;
+    attention_keeps_its_place(&browser).await;
     picture(&browser, "admin-overview").await;
     find_a_turn(&scene, &show, &browser).await;
     picture(&browser, "admin-turn").await;
