@@ -19,6 +19,7 @@ mod feedback;
 mod gates;
 mod head;
 mod inspection;
+mod lasting;
 mod ledger;
 mod login;
 mod measure;

@@ -13,6 +13,7 @@ use super::{
     Exchange, Phase, Timers,
     chat::{Turn, Voice, Waiting},
     gates::STORE_PATIENCE,
+    lasting::Lasting,
     notices::{self, Notifying},
     saying::Saying,
     tools::Calling,
@@ -152,8 +153,9 @@ impl Exchange {
         other.run = None;
         other.timers = Timers::default();
         other.lease = None;
+        let lasting = Lasting::of(&self.facts, &next, self.robot.as_deref());
         other.phase = Phase::Saved(Box::new(Saved { next, left_ms, body, approval: None }));
-        ByteBuf::from(other.encode())
+        ByteBuf::from(lasting.before(&other.encode()))
     }
 
     /// An alarm has gone off.
@@ -206,11 +208,11 @@ impl Exchange {
             cancelled: false,
             body: None,
         };
-        let Some(mut saved) = Self::decode(&claimed.checkpoint) else {
-            // Written by another version of this program.
+        let (lasting, exchange) = Lasting::split(&claimed.checkpoint).unwrap_or_default();
+        let Some(mut saved) = Self::decode(exchange) else {
             self.run = Some(run);
-            let failure = Failure::new(Code::Interrupted, "a newer version could not go on with the turn");
-            return self.fail(policy, &failure, now);
+            self.heed();
+            return self.take_up_lasting(policy, lasting, claimed, now);
         };
         saved.next_id = self.next_id;
         // A lease of the one before may still count.

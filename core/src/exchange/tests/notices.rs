@@ -9,7 +9,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::{
     content::{OPENID, SUBJECT, known, wechat},
-    durable::{client, harmless, keyed, runner, settle, stream_to_end},
+    durable::{client, harmless, keyed, of_another_version, runner, settle, stream_to_end},
     login,
     tools::{propose, with_tools},
     world::{BEGIN, World},
@@ -165,6 +165,17 @@ fn a_backend_is_told_once_with_a_signature_and_without_the_words() {
     // An alarm that comes again finds nothing to do.
     let again = take_up(&policy, &world.store, BEGIN + 60_000, 0x42);
     assert!(again.done && again.fetches.is_empty() && again.records.is_empty());
+}
+
+#[test]
+fn a_host_of_another_version_tells_the_same() {
+    let policy = telling(harmless(), WEBHOOK);
+    let run = done(&policy, true);
+    let told = |store: &Store| {
+        let world = take_up(&policy, store, BEGIN + 5, 0x41);
+        ["webhook-id", "webhook-signature"].map(|name| header(&world, name).to_owned())
+    };
+    assert_eq!(told(&of_another_version(&run.store, &only_notice(&run.store))), told(&run.store));
 }
 
 #[test]

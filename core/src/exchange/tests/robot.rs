@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::{
-    durable::{harmless, settle},
+    durable::{harmless, of_another_version, settle},
     upstream::{completion, response},
     world::{BEGIN, World},
 };
@@ -182,6 +182,37 @@ fn a_message_is_acknowledged_then_answered_in_its_conversation() {
     assert_eq!((outcome(&said).as_str(), said.done), ("delivered", true));
     assert_eq!(said.fetches.len(), 1);
     assert!(due(&said, u64::MAX).is_empty());
+}
+
+#[test]
+fn another_version_says_that_it_cannot_go_on() {
+    let policy = with_robot(|_| {});
+    let first = heard(&policy, &message("m1", true), BEGIN, &Store::new());
+    let asked = asked(&policy, &message("m1", true));
+    for (store, now) in [(&first.store, BEGIN + 5), (&asked.store, BEGIN + 60_000)] {
+        let key = turn(store);
+        let world = run(&policy, &key, &of_another_version(store, &key), now, 0x32);
+        assert!(world.done && world.fetches.is_empty(), "the agent is not asked");
+        let mut said = say(&policy, &world.store, now + 10, 0x41);
+        assert_eq!(sent(&said).1, WEBHOOK);
+        let words = words(&said);
+        assert!(words.contains("操作结果未知") && words.contains("not known"), "{words}");
+        said.whole(200, &[], r#"{"errcode":0,"errmsg":"ok"}"#);
+        settle(&mut said);
+        assert_eq!(outcome(&said), "delivered");
+    }
+}
+
+#[test]
+fn another_version_says_what_was_still_to_be_said() {
+    let policy = with_robot(|_| {});
+    let world = answered(&policy, &message("m1", true), "退款要三天");
+    let keys = sayings(&world.store);
+    let mut said = say(&policy, &of_another_version(&world.store, &keys[0]), BEGIN + 10, 0x41);
+    assert_eq!(words(&said), "退款要三天 @0326");
+    said.whole(200, &[], r#"{"errcode":0,"errmsg":"ok"}"#);
+    settle(&mut said);
+    assert_eq!((outcome(&said).as_str(), said.done), ("delivered", true));
 }
 
 #[test]
