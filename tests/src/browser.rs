@@ -79,7 +79,11 @@ impl Browser {
         arguments.push(format!("--user-data-dir={}", directory.join("profile").display()));
         arguments.push(format!("--accept-lang={language}"));
         let wanted = json!({"capabilities": {"alwaysMatch": {
-            "goog:chromeOptions": {"binary": required("MINIGATE_CHROMIUM"), "args": arguments},
+            "goog:chromeOptions": {
+                "binary": required("MINIGATE_CHROMIUM"),
+                "args": arguments,
+                "browserStartupTimeout": START.as_millis() as u64,
+            },
             "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
         }}});
         let http = reqwest::Client::builder().no_proxy().timeout(START).build().expect("a client");

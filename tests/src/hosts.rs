@@ -260,9 +260,22 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            // What a test failed at is often only known here.
+            eprintln!("the {} host's last lines:", self.kind.name());
+            let output = self.output();
+            let lines: Vec<&str> = output.lines().collect();
+            for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
+                eprintln!("{}", line.chars().take(LAST_WIDTH).collect::<String>());
+            }
+        }
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
+
+/// How much of a host's output is shown when its test fails: lines, and characters of each.
+const LAST_LINES: usize = 60;
+const LAST_WIDTH: usize = 800;
 
 /// Runs the native host with settings that it is to refuse; gives its exit code and output.
 ///

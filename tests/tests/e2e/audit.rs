@@ -13,6 +13,7 @@ use minigate_tests::{
     client::{Client, KEY, say, say_stream, whole},
     hosts::{Host, Kind},
     required,
+    turns::Person,
     upstream::TOKEN,
 };
 use serde_json::Value;
@@ -221,13 +222,17 @@ async fn a_kill_leaves_a_sound_chain_that_goes_on(scene: Scene) {
         let client = Client::new(&host.url);
         let running: Vec<_> = (0..4)
             .map(|number| {
-                let client = client.clone();
+                let person = Person::new(&host.url);
                 tokio::spawn(async move {
-                    // Until the host is gone.
                     let trace = format!("killed-{round}-{number}");
-                    loop {
-                        turn(&client, &trace, KEY).await;
-                    }
+                    let mut body = say(WORDS);
+                    body["user"] = USER.into();
+                    // Until the host is gone.
+                    while person
+                        .send("POST", "/api/chat", &[("x-trace-id", &trace)], Some(&body))
+                        .await
+                        .is_ok()
+                    {}
                 })
             })
             .collect();
