@@ -39,8 +39,11 @@ CREATE TABLE IF NOT EXISTS line (sequence INTEGER PRIMARY KEY, unix_ms INTEGER N
 CREATE INDEX IF NOT EXISTS line_trace ON line (json_extract(line, '$.record.traceId'));
 CREATE INDEX IF NOT EXISTS line_request ON line (json_extract(line, '$.record.requestId'));";
 const INSERT: &str = "INSERT OR IGNORE INTO line (sequence, unix_ms, line) VALUES (?1, ?2, ?3)";
-const ABOUT: &str = "SELECT line FROM line WHERE json_extract(line, '$.record.traceId') = ?1
-                     OR json_extract(line, '$.record.requestId') = ?1 ORDER BY sequence LIMIT ?2";
+// The newest, in order: a client may give all its requests one trace.
+const ABOUT: &str = "SELECT line FROM (SELECT sequence, line FROM line
+                     WHERE json_extract(line, '$.record.traceId') = ?1
+                     OR json_extract(line, '$.record.requestId') = ?1
+                     ORDER BY sequence DESC LIMIT ?2) ORDER BY sequence";
 const AFTER: &str = "SELECT line FROM line WHERE sequence > ?1 ORDER BY sequence LIMIT ?2";
 const UNCOPIED: &str =
     "SELECT sequence, unix_ms, line FROM line WHERE sequence > ?1 ORDER BY sequence LIMIT ?2";
@@ -77,7 +80,7 @@ impl DurableObject for AuditLedger {
                 self.add(&record)?;
                 if !self.alarmed.replace(true) {
                     let copies = self.env.d1(COPY).is_ok();
-                    self.state.storage().set_alarm(if copies { COPY_AFTER } else { SWEEP }).await?;
+                    self.alarm_within(if copies { COPY_AFTER } else { SWEEP }).await?;
                 }
                 Response::empty()
             }
@@ -97,14 +100,23 @@ impl DurableObject for AuditLedger {
                 COPY_AGAIN
             }
         };
-        if unix_ms().saturating_sub(self.swept.get()) >= SWEEP.unsigned_abs() / 2 && !self.sweep()? {
-            self.swept.set(unix_ms());
-        }
-        // A record that came meanwhile has set one that is sooner.
-        if !self.alarmed.get() {
-            self.alarmed.set(next != SWEEP);
-            self.state.storage().set_alarm(next).await?;
-        }
+        let is_time = unix_ms().saturating_sub(self.swept.get()) >= SWEEP.unsigned_abs() / 2;
+        let deleted = if is_time { self.sweep()? } else { None };
+        let next = match deleted {
+            // There may be more.
+            Some(through) => {
+                self.forget_copies(through).await;
+                next.min(COPY_AFTER)
+            }
+            None => {
+                if is_time {
+                    self.swept.set(unix_ms());
+                }
+                next
+            }
+        };
+        self.alarmed.set(next != SWEEP);
+        self.alarm_within(next).await?;
         Response::empty()
     }
 }
@@ -159,6 +171,33 @@ impl AuditLedger {
         Ok(lines)
     }
 
+    /// An alarm goes off after so many milliseconds at the latest. One that is set already is not put off: this object
+    /// may be gone from memory, and with it what it knew of that, more often than the alarm comes.
+    async fn alarm_within(&self, ms: i64) -> Result<()> {
+        let storage = self.state.storage();
+        let at = i64::try_from(unix_ms()).unwrap_or(i64::MAX).saturating_add(ms);
+        if storage.get_alarm().await?.is_none_or(|set| set > at) {
+            storage.set_alarm(ms).await?;
+        }
+        Ok(())
+    }
+
+    /// What was deleted here is deleted in D1. What fails is made up for with the next.
+    async fn forget_copies(&self, through: u64) {
+        let Ok(database) = self.env.d1(COPY) else { return };
+        let forget = async {
+            let values = [JsValue::from(number(through))];
+            let statement = database.prepare("DELETE FROM line WHERE sequence <= ?1").bind(&values)?;
+            match statement.run().await?.error() {
+                Some(error) => Err(worker::Error::from(error)),
+                None => Ok(()),
+            }
+        };
+        if let Err(error) = forget.await {
+            worker::console_error!("{}", js::log_line("audit_copy_failed", &error.to_string()));
+        }
+    }
+
     /// Brings D1 up to date, where it is bound. A line that it has already is passed over.
     async fn copy(&self) -> Result<()> {
         let Ok(database) = self.env.d1(COPY) else { return Ok(()) };
@@ -186,9 +225,9 @@ impl AuditLedger {
     }
 
     /// Deletes the lines that have had their time, and adds the one that says so: one write, since
-    /// there is no pause between the two. Says whether there may be more.
-    fn sweep(&self) -> Result<bool> {
-        let Some(worker) = super::live::worker(&self.env) else { return Ok(false) };
+    /// there is no pause between the two. The last of them; then there may be more.
+    fn sweep(&self) -> Result<Option<u64>> {
+        let Some(worker) = super::live::worker(&self.env) else { return Ok(None) };
         let now = unix_ms();
         let sql = self.state.storage().sql();
         // The newest stays: the next one is linked to it.
@@ -196,10 +235,10 @@ impl AuditLedger {
         let before = number(now.saturating_sub(worker.policy.audit_keep_ms()));
         let found = sql.exec(OUTLIVED, vec![before, number(LEDGER_PAGE.into()), newest])?;
         let found = found.raw().next().transpose()?.and_then(|row| text(row.first()));
-        let Some(through) = found.as_deref().and_then(Head::of) else { return Ok(false) };
+        let Some(through) = found.as_deref().and_then(Head::of) else { return Ok(None) };
         sql.exec("DELETE FROM line WHERE sequence <= ?1", vec![number(through.sequence)])?;
         self.add(&retained(&through, now))?;
-        Ok(true)
+        Ok(Some(through.sequence))
     }
 }
 

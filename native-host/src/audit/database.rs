@@ -119,10 +119,12 @@ impl Database {
         select.query_map((number(after), LEDGER_PAGE), |row| row.get(0))?.collect()
     }
 
-    /// The lines of a trace or a request.
+    /// The newest lines of a trace or a request, in order: a client may give all its requests one trace.
     pub(super) fn find(&self, id: &str) -> rusqlite::Result<Vec<String>> {
-        let sql = "SELECT line FROM line WHERE json_extract(line, '$.record.traceId') = ?1
-                   OR json_extract(line, '$.record.requestId') = ?1 ORDER BY sequence LIMIT ?2";
+        let sql = "SELECT line FROM (SELECT sequence, line FROM line
+                   WHERE json_extract(line, '$.record.traceId') = ?1
+                   OR json_extract(line, '$.record.requestId') = ?1
+                   ORDER BY sequence DESC LIMIT ?2) ORDER BY sequence";
         let mut select = self.0.prepare(sql)?;
         select.query_map((id, LEDGER_PAGE), |row| row.get(0))?.collect()
     }

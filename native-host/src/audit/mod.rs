@@ -43,6 +43,8 @@ const MOST_AT_ONCE: usize = 4_096;
 const IDLE: Duration = Duration::from_secs(1);
 /// How long to wait after a failure.
 const AGAIN: Duration = Duration::from_secs(1);
+/// How long after a failure the copy catches up: the database has all of it.
+const COPY_AGAIN: Duration = Duration::from_secs(10);
 /// How often the head goes to the log, when it has moved.
 const TELL: Duration = Duration::from_secs(600);
 /// How often lines are deleted that have had their time.
@@ -119,7 +121,8 @@ impl Ledger {
 struct Writer {
     database: Database,
     copy: Option<Copy>,
-    copy_is_behind: bool,
+    /// When a line could not be added to it; until it has caught up.
+    copy_failed: Option<Instant>,
     head: Head,
     keep_ms: u64,
     lost: Arc<AtomicU64>,
@@ -159,7 +162,7 @@ impl Writer {
         Ok(Self {
             database,
             copy: copy.map(Copy::new),
-            copy_is_behind: false,
+            copy_failed: None,
             head,
             keep_ms,
             lost,
@@ -265,24 +268,29 @@ impl Writer {
     fn copy_lines(&mut self, lines: &[Added]) {
         let Some(copy) = &mut self.copy else { return };
         let Some(unix_ms) = lines.first().map(|added| added.unix_ms) else { return };
-        let copied = match self.copy_is_behind {
-            true => self.catch_up(),
-            false => copy.add(unix_ms, lines.iter().map(|added| added.line.as_str())),
+        let copied = match self.copy_failed {
+            // All of it is still in the database.
+            Some(at) if at.elapsed() < COPY_AGAIN => return,
+            Some(_) => self.catch_up(),
+            None => copy.add(unix_ms, lines.iter().map(|added| added.line.as_str())),
         };
-        self.copy_is_behind = copied.is_err();
+        self.copy_failed = copied.is_err().then(Instant::now);
         if let Err(error) = copied {
             failed(&error);
         }
     }
 
-    /// Adds to the copy what only the database has.
+    /// Adds to the copy what only the database has, page by page: it may be months.
     fn catch_up(&mut self) -> std::io::Result<()> {
         let Some(copy) = &mut self.copy else { return Ok(()) };
-        let from = copy.head()?.map_or(0, |head| head.sequence) + 1;
-        let mut lines = Vec::new();
-        let read = self.database.each(from, u64::MAX, |_, line| lines.push(line.to_owned()));
-        read.map_err(std::io::Error::other)?;
-        copy.add(clock::unix_ms(), lines.iter().map(String::as_str))
+        let mut after = copy.head()?.map_or(0, |head| head.sequence);
+        loop {
+            let lines = self.database.page(after).map_err(std::io::Error::other)?;
+            let Some(last) = lines.last() else { return Ok(()) };
+            let head = Head::of(last).ok_or_else(|| std::io::Error::other("a line of the ledger is none"))?;
+            copy.add(clock::unix_ms(), lines.iter().map(String::as_str))?;
+            after = head.sequence;
+        }
     }
 
     /// Deletes the lines that have had their time, and says so in the ledger.
