@@ -145,7 +145,7 @@ impl Exchange {
             super::gates::Caller::Key(id) => id.as_str(),
             _ => "",
         };
-        // Each token has its share, and within it each person that it names.
+        // Each token has a share, and each person that it names has one of their own.
         let subject = match &request.user {
             Some(user) => auth::subject(policy, "model user", &format!("{token} {user}")),
             None => token.to_owned(),
@@ -156,9 +156,11 @@ impl Exchange {
         self.story.stream = request.stream;
         let stand_in = model.runtime.fallback.as_deref().and_then(|name| policy.catalog.runtime(name));
         let models: Vec<&Model> = [Some(model), stand_in].into_iter().flatten().collect();
-        // A second try has its own time.
-        let turn: u64 = models.iter().map(|model| time_of(policy, model)).sum();
-        self.timers.turn = Some(self.facts.started_ms + turn);
+        // A second try has its own time, at another replica or by the model that stands in.
+        let time = |model: &Model| time_of(policy, model);
+        let replica = (model.replicas() > 1).then(|| time(model));
+        let second = replica.max(stand_in.map(time)).unwrap_or_default();
+        self.timers.turn = Some(self.facts.started_ms + time(model) + second);
         let candidate = |model: &&Model| Candidate { alias: model.alias.clone(), shaped: None };
         let asked = Asked {
             stream: request.stream,

@@ -318,6 +318,20 @@ fn another_replica_answers_once_in_place_of_one_that_failed() {
 }
 
 #[test]
+fn another_replica_has_its_own_time_after_one_that_hangs() {
+    let mut world = asked(configured(), &question("many", false));
+    let (begun, first) = (world.now, world.fetch().upstream.clone());
+    assert_eq!(world.wait_through_leases(), DeadlineReason::Attempt);
+    world.answer_store();
+    let second = world.fetch().upstream.clone();
+    assert!(first != second && second.starts_with("model:many"), "{second}");
+    assert_eq!((world.now - begun, world.cancelled.len()), (12_000, 1));
+    // Nobody is asked a third time.
+    assert_eq!(world.wait_through_leases(), DeadlineReason::Turn);
+    assert_eq!((error(&world), world.now - begun), ((504, "upstream_timeout".into()), 24_000));
+}
+
+#[test]
 fn the_model_that_stands_in_has_its_own_name_and_time() {
     let mut world = asked(configured(), &question("backed", false));
     assert_eq!(world.wait_through_leases(), DeadlineReason::Attempt);
