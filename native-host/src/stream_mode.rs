@@ -43,6 +43,9 @@ use crate::{
 
 /// How long a frame may take to be on its way. A socket that is slower is over.
 const SEND: Duration = Duration::from_secs(5);
+/// How long messages that were answered may take to become turns when the robot is let go: less than the
+/// process waits for that.
+const LAST_MESSAGES: Duration = Duration::from_millis(1_500);
 /// Events that may wait; sockets are not read meanwhile.
 const MOST_WAITING: usize = 64;
 /// Of each socket: messages are short.
@@ -135,6 +138,15 @@ async fn hold(serving: Rc<Serving>, robot: Robot, mut stopped: oneshot::Receiver
     }
     holder.tell(Input::Stop);
     holder.carry_out().await;
+    // What was answered becomes a turn, or it is said that it does not.
+    let until = Instant::now() + LAST_MESSAGES;
+    while holder.link.hands_on() {
+        tokio::select! {
+            Some(event) = happened.recv() => holder.handle(event),
+            () = sleep_until(until) => break,
+        }
+        holder.carry_out().await;
+    }
     count(|sum| sum.wanted -= 1);
 }
 

@@ -306,7 +306,8 @@ impl Exchange {
             self.phase = Phase::Saying(Box::new(saying));
             return;
         }
-        let (path, body) = (to.path().to_owned(), send::api_body(robot_code, to, &title, &words));
+        let title = (*reply == Reply::Markdown).then_some(title.as_str());
+        let (path, body) = (to.path().to_owned(), send::api_body(robot_code, to, title, &words));
         let header = (TOKEN_HEADER.to_owned(), saying.token.clone());
         self.post_saying(saying, Stage::Api, (DINGTALK, path), Some(header), body, now);
     }

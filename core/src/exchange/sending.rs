@@ -181,7 +181,7 @@ impl Exchange {
         let Some(channel) = policy.catalog.channel(&sending.channel) else { return };
         let ChannelKind::DingTalk { robot_code, .. } = &channel.kind;
         let title = send::title(&sending.text, TITLE);
-        let body = rope(&send::api_body(robot_code, to, &title, &sending.text));
+        let body = rope(&send::api_body(robot_code, to, Some(&title), &sending.text));
         let mut fetch = self.post(DINGTALK, to.path(), body);
         fetch.headers.push((TOKEN_HEADER.into(), token));
         sending.stage = Stage::Api;

@@ -244,7 +244,7 @@ fn spawn(wanted: &Start, files: &Files, given: &Given) -> Result<Child, String> 
         if let Some(module) = &wanted.module {
             command.arg("--module").arg(module);
         }
-        command.envs(given.missing()).current_dir("/").stdin(Stdio::null());
+        command.envs(given.missing()).stdin(Stdio::null());
         command.stdout(output().map_err(problem)?).stderr(output().map_err(problem)?);
         Ok(command)
     };

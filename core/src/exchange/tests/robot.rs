@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     policy::{
-        Policy,
+        ContentMode, Policy, StoreFailure,
         catalog::Cache,
         channel::{AnsweredBy, Channel, ChannelKind, Mode, Reply},
     },
@@ -213,6 +213,14 @@ fn another_version_says_what_was_still_to_be_said() {
     said.whole(200, &[], r#"{"errcode":0,"errmsg":"ok"}"#);
     settle(&mut said);
     assert_eq!((outcome(&said).as_str(), said.done), ("delivered", true));
+}
+
+#[test]
+fn wechats_check_is_of_its_own_people() {
+    let mut policy = with_robot(|_| {});
+    (policy.content.mode, policy.content.failure) = (ContentMode::Enforce, StoreFailure::Closed);
+    let world = answered(&policy, &message("m1", true), "退款要三天");
+    assert!(words(&say(&policy, &world.store, BEGIN + 10, 0x41)).starts_with("退款要三天"));
 }
 
 #[test]

@@ -549,11 +549,16 @@ impl Link {
         let random = self.random();
         let now = self.now.unix_ms;
         let mut pending = self.pending.swap_remove(at);
-        if pending.tries < MOST_TRIES {
+        if pending.tries < MOST_TRIES && !self.stopped {
             pending.due = Some(now.saturating_add(SOONEST_MS).saturating_add(pause(pending.tries, random)));
             return self.pending.push(pending);
         }
         self.say("error", "dingtalk_stream_message_lost", &pending.trace, &[("tries", pending.tries.into())]);
+    }
+
+    /// Whether messages that were answered are on their way to become turns: also after the end.
+    pub fn hands_on(&self) -> bool {
+        !self.pending.is_empty()
     }
 
     fn stop(&mut self) {
@@ -563,6 +568,16 @@ impl Link {
             Attempt::None | Attempt::Pausing { .. } => None,
         };
         self.attempt = Attempt::None;
+        // These were answered, and wait for a store that was not there: nobody hands them on any more.
+        let lost: Vec<_> = self.pending.extract_if(.., |pending| pending.due.is_some()).collect();
+        for pending in lost {
+            self.say(
+                "error",
+                "dingtalk_stream_message_lost",
+                &pending.trace,
+                &[("tries", pending.tries.into())],
+            );
+        }
         let old = self.old.take().map(|(socket, _)| socket.id);
         let current = self.current.take().map(|socket| socket.id);
         for socket in [attempt, old, current].into_iter().flatten() {

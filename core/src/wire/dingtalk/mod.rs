@@ -39,6 +39,11 @@ fn number(value: &Value, key: &str) -> Option<u64> {
     value.as_u64().or_else(|| value.as_str()?.trim().parse().ok())
 }
 
+/// Whether an answer says no more than "not now". Too many calls are 403 with a code, where others have 429.
+fn is_temporary(status: u16, code: Option<&str>) -> bool {
+    matches!(status, 408 | 429) || (status == 403 && code.is_some_and(|code| code.contains("QpsLimit")))
+}
+
 /// A code that may stand in a log: visible ASCII of a sane length.
 fn code(text: &str) -> String {
     let valid = (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());

@@ -6,7 +6,7 @@
 
 use serde_json::Value;
 
-use super::{OAPI, code, split, text};
+use super::{OAPI, code, is_temporary, split, text};
 use crate::wire::json;
 
 /// What a session webhook begins with, after the origin.
@@ -95,16 +95,20 @@ impl To<'_> {
     }
 }
 
-/// The body of a message in Markdown by the API; its header is
+/// The body of a message by the API, in Markdown where it has a title, else plain; its header is
 /// [`TOKEN_HEADER`](super::TOKEN_HEADER). It addresses nobody: the API cannot.
-pub(crate) fn api_body(robot_code: &str, to: To<'_>, title: &str, words: &str) -> String {
-    let param = format!("{{\"title\":{},\"text\":{}}}", json::string(title), json::string(words));
+pub(crate) fn api_body(robot_code: &str, to: To<'_>, title: Option<&str>, words: &str) -> String {
+    let words = json::string(words);
+    let (key, param) = match title {
+        Some(title) => ("sampleMarkdown", format!("{{\"title\":{},\"text\":{words}}}", json::string(title))),
+        None => ("sampleText", format!("{{\"content\":{words}}}")),
+    };
     let to = match to {
         To::Person(id) => format!("\"userIds\":[{}]", json::string(id)),
         To::Group(id) => format!("\"openConversationId\":{}", json::string(id)),
     };
     format!(
-        "{{\"robotCode\":{},{to},\"msgKey\":\"sampleMarkdown\",\"msgParam\":{}}}",
+        "{{\"robotCode\":{},{to},\"msgKey\":\"{key}\",\"msgParam\":{}}}",
         json::string(robot_code),
         json::string(&param)
     )
@@ -199,9 +203,8 @@ pub(crate) fn by_api(status: u16, body: &[u8]) -> Sent {
 fn by_status(status: u16, answer: &Value) -> Sent {
     let found = code(text(answer, "code").unwrap_or_default());
     match status {
-        // Calls per second are limited with 403 and not with 429.
-        429 => Sent::TooFast { after_ms: QPS_MS },
-        403 if found.contains("QpsLimit") => Sent::TooFast { after_ms: QPS_MS },
+        408 => Sent::Again,
+        _ if is_temporary(status, Some(&found)) => Sent::TooFast { after_ms: QPS_MS },
         401 => Sent::TokenStale,
         400 | 403 if found.starts_with("InvalidAuthentication") => Sent::TokenStale,
         400 if found.starts_with("invalidParameter.robotCode") => Sent::Misconfigured(found),
@@ -264,10 +267,14 @@ mod tests {
         assert!(text_body("@03261 hi", &["0326"]).contains(r#""content":"@03261 hi @0326""#));
         assert_eq!(mention_length(&["0326", "a"]), " @0326 @a".len());
         assert_eq!(
-            api_body("ding1", To::Person("0326"), "t", "a\"b"),
+            api_body("ding1", To::Person("0326"), Some("t"), "a\"b"),
             r#"{"robotCode":"ding1","userIds":["0326"],"msgKey":"sampleMarkdown","msgParam":"{\"title\":\"t\",\"text\":\"a\\\"b\"}"}"#
         );
-        let group = api_body("ding1", To::Group("cid="), "t", "x");
+        assert_eq!(
+            api_body("ding1", To::Person("0326"), None, "a\"b"),
+            r#"{"robotCode":"ding1","userIds":["0326"],"msgKey":"sampleText","msgParam":"{\"content\":\"a\\\"b\"}"}"#
+        );
+        let group = api_body("ding1", To::Group("cid="), Some("t"), "x");
         assert!(group.contains(r#""openConversationId":"cid=""#) && !group.contains("userIds"));
         assert_eq!((To::Person("").path(), To::Group("").path()), (TO_PERSON, TO_GROUP));
     }
@@ -326,6 +333,7 @@ mod tests {
         for (status, code, expected) in [
             (403, "Forbidden.AccessDenied.QpsLimitForAppkeyAndApi", Sent::TooFast { after_ms: 2_000 }),
             (429, "x", Sent::TooFast { after_ms: 2_000 }),
+            (408, "x", Sent::Again),
             (401, "InvalidAuthentication", Sent::TokenStale),
             (400, "InvalidAuthentication.Token", Sent::TokenStale),
             (
@@ -378,7 +386,7 @@ mod tests {
             let text = body["markdown"]["text"].as_str().expect("a text");
             let fits = text.starts_with(&words) && text.contains(&format!("@{id}"));
             proptest::prop_assert!(fits && text.chars().count() <= words.chars().count() + mention_length(&[&id]));
-            let body: Value = serde_json::from_str(&api_body("r", To::Group("c"), "t", &words)).expect("json");
+            let body: Value = serde_json::from_str(&api_body("r", To::Group("c"), Some("t"), &words)).expect("json");
             let param: Value = serde_json::from_str(body["msgParam"].as_str().expect("a text")).expect("json");
             proptest::prop_assert_eq!(param["text"].as_str(), Some(words.as_str()));
         }

@@ -7,7 +7,7 @@
 
 use serde_json::Value;
 
-use super::{API, text};
+use super::{API, is_temporary, text};
 use crate::{
     seam::{Piece, Rope},
     wire::json,
@@ -45,10 +45,12 @@ pub(crate) enum OpenFault {
 /// The address to connect to, with its ticket, which is good for one connection. `api` is where the
 /// API is: where an operator has moved it, sockets are on its host.
 pub(crate) fn address(status: u16, body: &[u8], api: &str) -> Result<String, OpenFault> {
-    if matches!(status, 400..=499) && status != 429 {
+    let answer = serde_json::from_slice::<Value>(body).ok();
+    let code = answer.as_ref().and_then(|answer| text(answer, "code"));
+    if matches!(status, 400..=499) && !is_temporary(status, code) {
         return Err(OpenFault::Misconfigured);
     }
-    let answer = serde_json::from_slice::<Value>(body).ok().filter(|_| status == 200);
+    let answer = answer.filter(|_| status == 200);
     let answer = answer.ok_or(OpenFault::Unavailable)?;
     let given = |key| text(&answer, key).ok_or(OpenFault::Unavailable);
     let (endpoint, ticket) = (given("endpoint")?, given("ticket")?);

@@ -5,7 +5,7 @@
 
 use serde_json::Value;
 
-use super::{number, text};
+use super::{is_temporary, number, text};
 use crate::{
     seam::{Piece, Rope},
     wire::wechat::access_token::AccessToken,
@@ -55,7 +55,8 @@ pub(crate) fn parse(status: u16, body: &[u8], now_ms: u64) -> Result<AccessToken
             let used_ms = life_ms - EARLY_MS.min(life_ms / 2);
             Ok(AccessToken { token: token.to_owned(), expires_ms: now_ms.saturating_add(used_ms) })
         }
-        (400..=499, ..) if status != 429 => Err(TokenFault::Misconfigured),
+        _ if is_temporary(status, text(&answer, "code")) => Err(TokenFault::Unavailable),
+        (400..=499, ..) => Err(TokenFault::Misconfigured),
         _ => Err(TokenFault::Unavailable),
     }
 }
@@ -99,9 +100,15 @@ mod tests {
         let refused = br#"{"code":"invalidClientIdOrSecret","message":"x","requestid":"y"}"#;
         assert_eq!(parse(400, refused, 0), Err(TokenFault::Misconfigured));
         assert_eq!(parse(401, refused, 0), Err(TokenFault::Misconfigured));
-        for (status, body) in
-            [(200, "{}"), (200, ""), (429, "{}"), (500, "{}"), (200, r#"{"accessToken":"a b","expireIn":5}"#)]
-        {
+        for (status, body) in [
+            (200, "{}"),
+            (200, ""),
+            (429, "{}"),
+            (500, "{}"),
+            (200, r#"{"accessToken":"a b","expireIn":5}"#),
+            (408, "{}"),
+            (403, r#"{"code":"Forbidden.AccessDenied.QpsLimitForAppkeyAndApi"}"#),
+        ] {
             assert_eq!(parse(status, body.as_bytes(), 0), Err(TokenFault::Unavailable), "{status} {body}");
         }
     }

@@ -314,6 +314,26 @@ fn the_end_closes_all_of_it() {
     assert!(world.done.is_empty());
     world.handle(Input::Taken { message: 1, status: Some(200) });
     assert_eq!(world.link.deadline(), None);
+    assert!(!world.link.hands_on());
+}
+
+#[test]
+fn what_the_store_does_not_take_before_the_end_is_said_to_be_lost() {
+    for failed_before in [true, false] {
+        let mut world = World::new();
+        let first = world.open();
+        world.hear_message(first, "f");
+        if failed_before {
+            world.handle(Input::Taken { message: 1, status: Some(503) });
+        }
+        world.handle(Input::Stop);
+        if !failed_before {
+            assert!(world.link.hands_on());
+            world.handle(Input::Taken { message: 1, status: Some(503) });
+        }
+        assert!(!world.link.hands_on());
+        assert!(format!("{:?}", world.done).contains("dingtalk_stream_message_lost"));
+    }
 }
 
 #[cfg(not(target_arch = "wasm32"))]
