@@ -676,10 +676,16 @@ async fn find(worker: Rc<Worker>, version: String) -> Option<Arc<Configured>> {
     if let Some(kept) = live.kept(&version) {
         return Some(kept);
     }
+    let _alone = live.finding.lock().await;
+    if let Some(kept) = live.kept(&version) {
+        return Some(kept);
+    }
     let files = follow::find(&worker.store, &worker.core, &version).await?;
-    let live = Arc::clone(live);
-    let (found, _) = tokio::task::spawn_blocking(move || live.check(&files)).await.ok()?;
-    found.map(Arc::new)
+    let checking = Arc::clone(live);
+    let (found, _) = tokio::task::spawn_blocking(move || checking.check(&files)).await.ok()?;
+    let found = Arc::new(found?);
+    live.keep(&found);
+    Some(found)
 }
 
 async fn read_body(mut body: Body, limit: u64) -> Event {

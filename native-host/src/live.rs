@@ -60,6 +60,8 @@ pub(crate) struct Live {
     current: watch::Sender<Arc<Configured>>,
     /// The newest first, for turns that were begun with one of them.
     kept: Mutex<VecDeque<Arc<Configured>>>,
+    /// One at a time is made again out of its files: many turns may have been begun with the same.
+    pub(crate) finding: tokio::sync::Mutex<()>,
     /// Opened by the first configuration that wants them, and never closed before the end.
     ledger: Mutex<Option<Ledger>>,
     recorder: Mutex<Option<Recorder>>,
@@ -96,6 +98,7 @@ impl Live {
             base,
             current: watch::Sender::new(Arc::new(blank)),
             kept: Mutex::default(),
+            finding: tokio::sync::Mutex::default(),
             ledger: Mutex::default(),
             recorder: Mutex::default(),
             number: Mutex::default(),
@@ -158,6 +161,17 @@ impl Live {
     pub(crate) fn pass_over(&self, number: u64) {
         let mut newest = lock(&self.number);
         *newest = number.max(*newest);
+    }
+
+    /// One that is not the newest is in use again, for a turn that was begun with it.
+    pub(crate) fn keep(&self, configured: &Arc<Configured>) {
+        let mut kept = lock(&self.kept);
+        if kept.iter().all(|other| other.version() != configured.version()) {
+            // Behind the one that is in use.
+            let at = kept.len().min(1);
+            kept.insert(at, Arc::clone(configured));
+            kept.truncate(editions::MOST);
+        }
     }
 
     fn begin_with(&self, configured: Configured) {

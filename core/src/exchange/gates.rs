@@ -188,7 +188,7 @@ impl Exchange {
     /// is asked for where it was not yet.
     fn go_on(&mut self, policy: &Policy, mut waiting: Waiting, now: Moment) {
         if self.durable.is_some() {
-            return self.make_turn(Box::new(waiting), now);
+            return self.make_turn(policy, Box::new(waiting), now);
         }
         if let Some(answer) = waiting.curated.take() {
             return self.give_kept(policy, waiting, answer, now);
@@ -434,6 +434,10 @@ impl Exchange {
         self.timers.store = None;
         self.story.store_failed = true;
         if self.durable.is_some() {
+            if waiting.gates.contains(&Gate::Create) && self.facts.idempotency_key.is_none() {
+                // Its answer may be all that was lost. Who asks again without a key would have two.
+                self.end_turn(&self.facts.request_id.clone());
+            }
             return self.not_created(policy, now);
         }
         match policy.store_failure {

@@ -10,6 +10,7 @@
 //! `#[serde(default)]`, or an upgrade ends in silence for those who waited.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{Exchange, Facts, notices::Notifying, robot::Heard, runner::Next, saying::Saying};
 use crate::{
@@ -27,6 +28,11 @@ const LENGTH: usize = size_of::<u32>();
 pub(super) struct Lasting {
     request_id: String,
     trace_id: String,
+    /// How its client is answered: the names of a route and of a language, which another version
+    /// may not know, and whether all that is not ASCII is escaped.
+    route: Value,
+    language: Value,
+    ascii: bool,
     rest: Option<Rest>,
 }
 
@@ -47,7 +53,14 @@ impl Lasting {
             (_, Some(heard)) => Some(Rest::Heard(Box::new(heard.clone()))),
             (_, None) => None,
         };
-        Self { request_id: facts.request_id.clone(), trace_id: facts.trace_id.clone(), rest }
+        Self {
+            request_id: facts.request_id.clone(),
+            trace_id: facts.trace_id.clone(),
+            route: serde_json::to_value(facts.route).unwrap_or_default(),
+            language: serde_json::to_value(facts.language).unwrap_or_default(),
+            ascii: facts.ascii,
+            rest,
+        }
     }
 
     /// The checkpoint, with the exchange's own bytes.
@@ -76,10 +89,15 @@ impl Exchange {
         claimed: &Claimed,
         now: Moment,
     ) {
-        let Lasting { request_id, trace_id, rest } = lasting;
+        let Lasting { request_id, trace_id, route, language, ascii, rest } = lasting;
         if !request_id.is_empty() {
             (self.facts.request_id, self.facts.trace_id) = (request_id, trace_id);
         }
+        if let Ok(route) = serde_json::from_value(route) {
+            self.facts.route = route;
+        }
+        self.facts.language = serde_json::from_value(language).unwrap_or_default();
+        self.facts.ascii = ascii;
         match rest {
             Some(Rest::Say(saying)) => return self.take_up_saying(policy, *saying, claimed, now),
             Some(Rest::Notify(notifying)) => return self.take_up_notice(policy, *notifying, claimed, now),
@@ -100,7 +118,7 @@ mod tests {
 
     /// As the first version that had this wrote them. They stay as they are: whoever adds a member
     /// sees here whether an upgrade would lose it.
-    const HEARD: &str = r#"{"request_id":"req_1","trace_id":"t1","rest":{"heard":{"seat":{"channel":"desk",
+    const HEARD: &str = r#"{"request_id":"req_1","trace_id":"t1","route":"Robot","language":"Zh","ascii":false,"rest":{"heard":{"seat":{"channel":"desk",
         "conversation":"cid1","is_group":true,"asker":"0326","webhook":{"url":"https://oapi.dingtalk.com/x","expires_ms":5}},
         "party":"p","sender":"s","text":"怎么退款","attached":null,"deadline_ms":9}}}"#;
     const SAY: &str = r#"{"request_id":"req_1","trace_id":"t1","rest":{"say":{"kind":"Answer","seat":{"channel":"desk",

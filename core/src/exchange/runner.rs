@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     policy::{Policy, auth, notify},
-    seam::{Input, Moment, Output},
+    seam::{Input, Moment, Output, Rope},
     state::{
         Op, Outcome,
         turn::{Approval, Claimed, Ended, Event, LEASE_MS, State, Then, TurnOp, TurnOutcome, numbers_before},
@@ -147,7 +147,13 @@ pub(super) struct Moving {
 
 impl Exchange {
     /// This exchange as another one can go on with it.
-    pub(super) fn checkpoint(&self, next: Next, body: Option<(String, u64)>, left_ms: u64) -> ByteBuf {
+    pub(super) fn checkpoint(&self, mut next: Next, body: Option<(String, u64)>, left_ms: u64) -> ByteBuf {
+        if let Next::Begin(waiting) | Next::Ask(waiting) = &mut next
+            && matches!(waiting.turn.voice, Voice::Mini(_))
+        {
+            // It is written anew out of the plan, which has all of it already.
+            waiting.fetch.body = Rope::default();
+        }
         let mut other = self.clone();
         other.outputs.clear();
         other.run = None;
@@ -196,7 +202,9 @@ impl Exchange {
         let run = Run {
             key,
             epoch: claimed.epoch,
-            ticket: self.facts.ticket,
+            // Its own: a slot may be waited for at the same time by the request's, and a host knows one
+            // listener for each.
+            ticket: !self.facts.ticket,
             queue: Vec::new(),
             beside: Vec::new(),
             flight: None,

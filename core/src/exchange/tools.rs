@@ -252,11 +252,19 @@ impl Exchange {
     }
 
     /// It is kept that the call is about to be sent, or it was kept by a runner that has died.
-    pub(super) fn call_saved(&mut self, policy: &Policy, calling: Calling, taken_over: bool, now: Moment) {
+    pub(super) fn call_saved(
+        &mut self,
+        policy: &Policy,
+        mut calling: Calling,
+        taken_over: bool,
+        now: Moment,
+    ) {
         if taken_over && !calling.tool(policy).is_some_and(|tool| tool.idempotent) {
             // It may have been sent, and its server would do it again.
             return self.call_done(policy, calling, Outcome::Unknown, now);
         }
+        // That may have been heard, whatever becomes of the next try.
+        calling.in_doubt |= taken_over;
         self.send_call(policy, calling, now);
     }
 

@@ -50,6 +50,8 @@ const OVERDUE: u64 = 5_000;
 const LOOK_AFTER: u64 = 2;
 /// The most bytes of a whole answer that is kept: a value of a Durable Object has 2 MB.
 const MOST_BYTES: usize = 512 * 1024;
+/// The most bytes of a turn's begin. With its events and its answer that is one value, too.
+const MOST_KEPT: usize = 1024 * 1024;
 /// The most characters of an idempotency key.
 const LONGEST_KEY: usize = 128;
 
@@ -90,6 +92,8 @@ pub(super) struct Durable {
     /// How long it may take and is kept, in milliseconds.
     timeout_ms: u64,
     keep_ms: u64,
+    /// How long people may be waited for meanwhile at most, in milliseconds.
+    asking_ms: u64,
     /// Where its request's body lies, when the model needs it.
     body: Option<(String, u64)>,
 }
@@ -147,6 +151,7 @@ impl Exchange {
             sync_ms,
             timeout_ms,
             keep_ms: u64::from(rules.keep_s) * 1_000,
+            asking_ms: profile.map_or(0, |profile| longest_asking(policy, profile)),
             body: None,
         });
     }
@@ -184,8 +189,15 @@ impl Exchange {
 
     /// The caller's gates are passed: the turn is made, and before it the request's body is kept where
     /// whoever runs it wants that.
-    pub(super) fn make_turn(&mut self, mut waiting: Box<Waiting>, now: Moment) {
+    pub(super) fn make_turn(&mut self, policy: &Policy, mut waiting: Box<Waiting>, now: Moment) {
         match self.create(&waiting) {
+            Some((_, _, Op::Turn(TurnOp::Create(create)))) if create.checkpoint.len() > MOST_KEPT => {
+                let message = format!(
+                    "a request that can be found again may have about {} KB of text; send less of the history",
+                    MOST_KEPT / 1024
+                );
+                self.fail(policy, &Failure::new(Code::InputTooLong, message), now);
+            }
             Some((gate, key, op)) => {
                 waiting.gates = vec![gate];
                 self.store(waiting, vec![(key, op)], now);
@@ -201,8 +213,8 @@ impl Exchange {
         // with other bytes.
         let key = format!("body:{}:{:016x}", self.facts.request_id, self.facts.ticket);
         durable.body = Some((key.clone(), len));
-        // A person may be waited for meanwhile.
-        let ttl_ms = durable.timeout_ms.saturating_add(durable.keep_ms);
+        // It is forgotten with the turn's end; this is for a turn that never has one.
+        let ttl_ms = durable.timeout_ms.saturating_add(durable.keep_ms).saturating_add(durable.asking_ms);
         let id = self.take_id();
         self.outputs.push_back(Output::KeepBody { id, key, ttl_ms });
         self.phase = Phase::KeepBody(id, waiting);
@@ -217,9 +229,7 @@ impl Exchange {
         now: Moment,
     ) {
         match input {
-            Input::Stored { id: done, .. } if *done == id => {
-                self.make_turn(waiting, now);
-            }
+            Input::Stored { id: done, .. } if *done == id => self.make_turn(policy, waiting, now),
             Input::StoreFailed { id: failed } if *failed == id => self.not_created(policy, now),
             _ => self.phase = Phase::KeepBody(id, waiting),
         }
@@ -361,3 +371,10 @@ impl Exchange {
 
 /// An event stream ends itself, and its client comes back, before `wx.request` gives up after 60 s.
 const STREAM: u64 = 50_000;
+
+/// How long a turn of that profile may wait for people, all its calls together, in milliseconds.
+fn longest_asking(policy: &Policy, profile: &Profile) -> u64 {
+    let tools = policy.catalog.tools_of(profile);
+    let longest = tools.iter().map(|tool| u64::from(tool.approve_within_s)).max().unwrap_or_default();
+    longest.saturating_mul(profile.max_tool_calls.into()).saturating_mul(1_000)
+}

@@ -180,6 +180,9 @@ impl Exchange {
     }
 
     fn seen(&mut self, policy: &Policy, mut watching: Watching, view: &View, now: Moment) {
+        if view.state.is_end() && view.ended.is_none() && watching.manner != Manner::Look {
+            return self.fail(policy, &lost(), now);
+        }
         match watching.manner {
             Manner::Look => self.show_turn(policy, &watching, view, now),
             Manner::Whole => match &view.ended {
@@ -292,9 +295,7 @@ impl Exchange {
             return self.respond_json(policy, 200, body, now);
         }
         if state.is_end() {
-            // Its host has died.
-            let failure = Failure::new(Code::TurnExpired, "the turn's time was over before it ended");
-            let body = self.failure_body(&failure).replacen('{', "{\"state\":\"expired\",", 1);
+            let body = self.failure_body(&lost()).replacen('{', "{\"state\":\"expired\",", 1);
             return self.respond_json(policy, 200, body, now);
         }
         let mut body = json!({
@@ -361,10 +362,15 @@ impl Exchange {
         }
     }
 
-    fn end_turn(&mut self, id: &str) {
+    pub(super) fn end_turn(&mut self, id: &str) {
         let owner = Some(self.owner());
         self.tell(turns::cell(id), Op::Turn(TurnOp::Cancel { owner }));
     }
+}
+
+/// Whoever was to tell its end has died, and it comes to none.
+fn lost() -> Failure {
+    Failure::new(Code::TurnExpired, "the turn's time was over before it ended")
 }
 
 /// The text of the answer so far. Events of text after a second `meta` begin anew.

@@ -9,7 +9,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use super::{
     ask::{ask_head, configured, events},
     upstream::{completion, completion_stream},
-    world::{BEGIN, World, chat_head, get},
+    world::{BEGIN, World, chat_head, get, guarded},
 };
 use crate::{
     policy::Policy,
@@ -597,4 +597,44 @@ fn chat_takes_keys_too() {
     assert_eq!(first.json()["choices"][0]["message"]["content"], "好");
     let again = client(&policy, head, &body, BEGIN + 9, &run.store);
     assert_eq!(again.json(), first.json());
+}
+
+#[test]
+fn another_version_ends_a_stream_as_its_client_knows_it() {
+    let policy = configured();
+    let first = client(&policy, keyed(), &question(true), BEGIN, &Store::new());
+    let mut dead = runner(&policy, &first.store, BEGIN + 5, 0x32);
+    dead.opens_stream();
+    dead.lines(&completion_stream(&["草稿"]).split_inclusive("\n\n").take(2).collect::<String>());
+    settle(&mut dead);
+    let store = of_another_version(&dead.store, &only_turn(&dead.store));
+    let next = runner(&policy, &store, BEGIN + 20_000, 0x33);
+    assert!(next.done && next.fetches.is_empty());
+    let told = events(&look(&policy, &next.store, BEGIN + 21_000, "/events"));
+    let (kind, last) = told.last().expect("an event");
+    assert_eq!((kind.as_str(), &last["error"]["code"]), ("error", &json!("interrupted")));
+}
+
+/// A host knows one listener for each ticket: with the same one for both each would wake the other,
+/// again and again until there is a slot.
+#[test]
+fn a_runner_in_the_queue_listens_for_its_slot_and_for_its_end_apart() {
+    let mut policy = harmless();
+    policy.admission = guarded().admission;
+    policy.admission.slots = 1;
+    let first = client(&policy, keyed(), &question(false), BEGIN, &Store::new());
+    let held = runner(&policy, &first.store, BEGIN, 0x32);
+    assert_eq!(held.fetch().upstream, "openclaw");
+    let head = with(ask_head(), "idempotency-key", "k-2");
+    let second = client(&policy, head, &question(false), BEGIN + 1, &held.store);
+    let is_new = |key: &&String| key.starts_with("turn:req_") && !held.store.contains_key(*key);
+    let key = second.store.keys().find(is_new).expect("another turn").clone();
+    let mut waits = World::alarm(policy, &key, BEGIN + 2, second.store.clone(), 0x34);
+    settle(&mut waits);
+    assert_eq!((waits.fetches.len(), waits.done, waits.listening.len()), (0, false, 2));
+    for _ in 0..4 {
+        waits.wait();
+        settle(&mut waits);
+        assert_eq!((waits.fetches.len(), waits.listening.len()), (0, 2));
+    }
 }

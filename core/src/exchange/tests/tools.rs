@@ -337,6 +337,49 @@ fn a_runner_that_dies_in_a_call_leaves_it_unknown_or_to_be_sent_with_the_same_ke
 }
 
 #[test]
+fn a_turn_that_could_not_be_kept_does_not_run_all_the_same() {
+    let policy = with_tools(Approval::User);
+    let mut world = World::begin_with(policy.clone(), ask_head(), BEGIN, Store::new(), 0x31);
+    world.send_body(&question());
+    let is_create = |op: &Op| matches!(op, Op::Turn(TurnOp::Create(_)));
+    while !world.asked[0].1.iter().any(|(_, op)| is_create(op)) {
+        world.answer_store();
+    }
+    // The store takes it, and its answer does not come.
+    for (key, op) in world.asked[0].1.clone() {
+        world.apply(&key, &op);
+    }
+    world.break_store();
+    assert_eq!(world.failure(), (503, "store_unavailable".into()));
+    let run = runner(&policy, &world.store, BEGIN + 5, 0x32);
+    assert!(run.done && run.fetches.is_empty(), "who sends it again would have two");
+}
+
+#[test]
+fn who_takes_over_does_not_take_back_what_may_have_been_done() {
+    for (status, answer) in [(403, "{}"), (429, "{}")] {
+        let mut policy = with_tools(Approval::User);
+        policy.catalog.tools.iter_mut().for_each(|tool| tool.idempotent = true);
+        let (_, run) = proposed(&policy);
+        let decided = say(&policy, &run.store, &approval_path(&run.store, 1), KEY, "approve");
+        let dead = runner(&policy, &decided.store, BEGIN + 3_000, 0x33);
+        assert_eq!(dead.fetch().upstream, "tool:refund");
+        let mut next = runner(&policy, &dead.store, BEGIN + 18_000, 0x34);
+        while next.fetch().upstream == "tool:refund" {
+            next.whole(status, &[], answer);
+            settle(&mut next);
+            if next.fetch().upstream == "tool:refund" && !next.done {
+                next.wait_through_leases();
+                settle(&mut next);
+            }
+        }
+        stream_to_end(&mut next, "好");
+        let outcome = &look(&policy, &next.store, next.now, "").json()["actions"][0]["outcome"];
+        assert_eq!(*outcome, "unknown", "{status}");
+    }
+}
+
+#[test]
 fn a_call_that_is_done_is_not_done_again_by_who_takes_over() {
     let policy = with_tools(Approval::User);
     let (_, run) = proposed(&policy);

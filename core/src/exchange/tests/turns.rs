@@ -147,6 +147,9 @@ fn a_mark_does_not_outlive_its_turn() {
     assert_eq!((&running.json()["state"], running.header("retry-after")), (&json!("running"), Some("2")));
     let dead = looked(end).json();
     assert_eq!((&dead["state"], &dead["error"]["code"]), (&json!("expired"), &json!("turn_expired")));
+    // Who waits for its events is told as well, and not kept looking.
+    let events = look(&world.policy, ask_head(), &format!("{}/events", turn()), &world.store, BEGIN + end);
+    assert_eq!(events.failure(), (504, "turn_expired".into()));
     assert_eq!(looked(660_000).failure(), (404, "turn_unknown".into()));
 }
 

@@ -37,6 +37,9 @@ pub(super) struct World {
     pub(super) told: Vec<(String, Op)>,
     /// The operation whose ticket is waited for.
     pub(super) watched: Option<u32>,
+    /// By the store operation that it came with: the ticket that is listened for. A host knows one listener for each.
+    tickets: BTreeMap<u32, u64>,
+    pub(super) listening: BTreeMap<u32, u64>,
     /// All fetches.
     pub(super) fetches: Vec<Fetch>,
     /// All fetches that were given up.
@@ -157,6 +160,8 @@ impl World {
             asked: Vec::new(),
             told: Vec::new(),
             watched: None,
+            tickets: BTreeMap::new(),
+            listening: BTreeMap::new(),
             fetches: Vec::new(),
             cancelled: Vec::new(),
             head: None,
@@ -256,7 +261,10 @@ impl World {
                     self.told.push((key, op));
                 }
             }
-            Output::Store { id, ops } => self.asked.push((id, ops)),
+            Output::Store { id, ops } => {
+                self.tickets.extend(ops.iter().find_map(|(_, op)| op.ticket()).map(|ticket| (id, ticket)));
+                self.asked.push((id, ops));
+            }
             Output::Keep { id, key, start, len, ttl_ms } => {
                 let base64 = &self.body[start as usize..start as usize + len as usize];
                 self.asked.push((id, keep(&key, base64, ttl_ms).expect("base64")));
@@ -270,12 +278,20 @@ impl World {
                 self.audit.push(record);
             }
             Output::Ledger { id, .. } => self.asked.push((id, Vec::new())),
-            Output::Watch { id } => self.watched = Some(id),
+            Output::Watch { id } => {
+                let ticket = self.tickets[&id];
+                let other = self.listening.iter().find(|(_, other)| **other == ticket);
+                assert_eq!(other, None, "one ticket is listened for twice: each would wake the other");
+                self.listening.insert(id, ticket);
+                self.watched = Some(id);
+            }
             Output::Fetch(fetch) => {
                 assert!(self.fetches.iter().all(|earlier| earlier.id != fetch.id), "an id is used once");
                 self.fetches.push(fetch);
             }
-            Output::Cancel { id } if self.watched == Some(id) => self.watched = None,
+            Output::Cancel { id } if self.listening.remove(&id).is_some() => {
+                self.watched = self.watched.filter(|watched| *watched != id);
+            }
             Output::Cancel { id } if self.asked.iter().any(|(asked, _)| *asked == id) => {
                 self.asked.retain(|(asked, _)| *asked != id);
             }
@@ -388,6 +404,7 @@ impl World {
     /// The ticket that is waited for is woken.
     pub(super) fn wake(&mut self) {
         let id = self.watched.take().expect("nothing is watched");
+        self.listening.remove(&id);
         self.give(Input::Woken { id });
     }
 
