@@ -18,6 +18,7 @@ use tokio::{
     io::{AsyncBufReadExt as _, AsyncRead, BufReader},
     process::{Child, Command},
     sync::watch,
+    task::JoinHandle,
 };
 
 use crate::required;
@@ -54,6 +55,8 @@ pub struct Host {
     pub url: String,
     child: Child,
     output: Arc<Mutex<String>>,
+    /// Who collects the output.
+    readers: Vec<JoinHandle<()>>,
     directory: PathBuf,
 }
 
@@ -185,14 +188,16 @@ impl Host {
             .expect("the host can be started");
         let output = Arc::new(Mutex::new(String::new()));
         let (found, mut port) = watch::channel(None);
-        read(child.stdout.take().expect("piped"), Arc::clone(&output), Some(found));
-        read(child.stderr.take().expect("piped"), Arc::clone(&output), None);
+        let readers = vec![
+            read(child.stdout.take().expect("piped"), Arc::clone(&output), Some(found)),
+            read(child.stderr.take().expect("piped"), Arc::clone(&output), None),
+        ];
         let listening = tokio::time::timeout(START, port.wait_for(Option::is_some)).await;
         let port = match listening {
             Ok(Ok(port)) => port.expect("is some"),
             _ => panic!("the {} host did not listen:\n{}", kind.name(), text(&output)),
         };
-        Self { kind, url: format!("http://127.0.0.1:{port}"), child, output, directory }
+        Self { kind, url: format!("http://127.0.0.1:{port}"), child, output, readers, directory }
     }
 
     /// Everything that it has written so far, on both outputs.
@@ -232,10 +237,15 @@ impl Host {
         assert!(sent.is_ok_and(|status| status.success()), "kill {signal}");
     }
 
-    /// Waits for its end; gives its exit code, if it has one.
+    /// Waits for its end, and until all that it has written is there; gives its exit code, if it has one.
     pub async fn wait(&mut self) -> Option<i32> {
         let status = tokio::time::timeout(Duration::from_secs(90), self.child.wait()).await;
-        status.expect("it ends").expect("it was started").code()
+        let code = status.expect("it ends").expect("it was started").code();
+        for reader in self.readers.drain(..) {
+            // Whatever else has the pipe may live on.
+            let _ = tokio::time::timeout(Duration::from_secs(10), reader).await;
+        }
+        code
     }
 
     /// Ends it without a word, as a power cut would.
@@ -310,7 +320,7 @@ fn read(
     from: impl AsyncRead + Unpin + Send + 'static,
     output: Arc<Mutex<String>>,
     found: Option<watch::Sender<Option<u16>>>,
-) {
+) -> JoinHandle<()> {
     tokio::spawn(async move {
         let mut lines = BufReader::new(from).lines();
         while let Ok(Some(line)) = lines.next_line().await {
@@ -321,7 +331,7 @@ fn read(
             output.push_str(&line);
             output.push('\n');
         }
-    });
+    })
 }
 
 /// `{"event":"listening","address":"127.0.0.1:PORT"}` of the native host,

@@ -10,7 +10,7 @@ use crate::{hosts::new_directory, required, scripted, until};
 /// How long a start may take.
 const START: Duration = Duration::from_secs(60);
 
-/// A server that scrapes one host every second.
+/// A server that scrapes one host every two seconds, which is also the time that a scrape has.
 #[derive(Debug)]
 pub struct Prometheus {
     url: String,
@@ -26,7 +26,7 @@ impl Prometheus {
     pub async fn start(host: &str, key: &str) -> Self {
         let directory = new_directory("prometheus");
         let config = format!(
-            "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n\
+            "global: {{scrape_interval: 2s, evaluation_interval: 1s}}\n\
              rule_files: ['{}']\n\
              scrape_configs:\n  - job_name: minigate\n    authorization: {{credentials: '{key}'}}\n    \
              static_configs: [{{targets: ['{}']}}]\n",

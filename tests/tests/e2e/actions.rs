@@ -169,7 +169,7 @@ async fn a_doubt_stays_a_doubt(scene: Scene) {
     on_each(&scene, "doubt", async |scene, stage| {
         let person = stage.person();
         // The connection breaks after the work; the answer takes longer than the tool may.
-        for (how, key) in [("cut", "doubt-1"), ("lag=4000", "doubt-2")] {
+        for (how, key) in [("cut", "doubt-1"), ("lag=20000", "doubt-2")] {
             let order = format!("{key}-{}", stage.marker("doubt"));
             let (id, path) = asked(stage, key, &wants("shop", "refund", &order, how)).await;
             assert_eq!(person.decide(&path, "approve").await.json()["decision"], "approved");

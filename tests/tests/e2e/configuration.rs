@@ -1,10 +1,13 @@
 //! Configuration files: served with on both hosts, refused with their mistakes, replaced on the
 //! edge by what KV has.
 
+use std::time::Duration;
+
 use minigate_config::{Source, check};
 use minigate_tests::{
     client::{Client, KEY},
     hosts::{Host, Kind, refused},
+    until,
     upstream::TOKEN,
 };
 
@@ -100,10 +103,10 @@ async fn kv_comes_before_the_deployment(scene: Scene) {
 async fn without_a_key_nothing_is_served(scene: Scene) {
     let host = Host::start_with_config(Kind::Edge, &[("models.yaml", MODELS)], &settings(&scene, &[])).await;
     assert_eq!(Client::new(&host.url).get("/version").await.status, 500);
-    assert!(
-        host.output().contains("LOCAL_KEY: not set, and the configuration names it"),
-        "{}",
-        host.output()
-    );
+    // The line may come after the answer.
+    until("the line", Duration::from_secs(20), async || {
+        host.output().contains("LOCAL_KEY: not set, and the configuration names it")
+    })
+    .await;
     host.stop().await;
 }

@@ -32,7 +32,8 @@ async fn a_silent_upstream_is_cut_off(scene: Scene) {
     let began = Instant::now();
     let answer = scene.client(Setup::Hasty).chat(&say(&format!("{marker} [[up:hang]]"))).await;
     assert_eq!(answer.error(), (504, "upstream_timeout".to_owned()), "{}", answer.text);
-    assert!(began.elapsed() >= Duration::from_millis(2900), "{:?}", began.elapsed());
+    // The turn's own deadline: the others are over long before.
+    assert!(began.elapsed() >= Duration::from_millis(14_900), "{:?}", began.elapsed());
     scene.upstream().wait_for_abort(&marker).await;
 }
 

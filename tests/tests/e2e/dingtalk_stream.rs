@@ -113,9 +113,9 @@ async fn a_message_is_answered_at_once_and_then_in_its_conversation(scene: Scene
     let asked = &ding.requests_to(OPEN)[0].body;
     assert_eq!(asked["subscriptions"], json!([{"type": "CALLBACK", "topic": MESSAGES}]));
     let marker = scene.marker("stream-first");
-    let sent = Instant::now();
-    let id = sockets.message(socket, &ding.message("m-first", &format!("{marker}[[up:slow=100]]"), "first"));
-    let (ack, frame) = sockets.wait_for_ack(&id).await;
+    let id = sockets.message(socket, &ding.message("m-first", &format!("{marker}[[up:slow=5000]]"), "first"));
+    let (_, frame) = sockets.wait_for_ack(&id).await;
+    assert!(ding.delivered_to("first").is_empty(), "the answer to the frame does not wait for the model's");
     assert_eq!(
         frame,
         json!({"code": 200, "headers": {"contentType": "application/json", "messageId": id},
@@ -123,7 +123,7 @@ async fn a_message_is_answered_at_once_and_then_in_its_conversation(scene: Scene
     );
     let delivered = ding.wait_for_delivered("first", 1).await;
     assert_eq!(delivered[0].echo(), format!("echo: {marker}"));
-    assert!(delivered.len() == 1 && ack.at.duration_since(sent) < Duration::from_secs(2));
+    assert_eq!(delivered.len(), 1);
     // It was answered before anybody was asked.
     let seen = scene.upstream().wait_for(&marker, "the question", |_| true).await;
     assert!(!seen.aborted);
@@ -156,7 +156,7 @@ async fn before_a_socket_ends_there_is_another(scene: Scene) {
 }
 
 async fn a_silent_socket_is_replaced(scene: Scene) {
-    let desk = Desk::start(&scene, &[("DINGTALK_SILENT_MS", "700")]).await;
+    let desk = Desk::start(&scene, &[("DINGTALK_SILENT_MS", "4000")]).await;
     let sockets = &desk.ding.sockets;
     let socket = sockets.wait_for_opened(1).await;
     // It answers pings of the protocol below, and its TCP is well.
@@ -167,7 +167,7 @@ async fn a_silent_socket_is_replaced(scene: Scene) {
     let list = sockets.happened();
     let opened = first(&list, |one| one.socket == second && one.what == What::Opened).expect("opened");
     let began = first(&list, |one| one.socket == socket).expect("opened");
-    assert!(opened < closed.at && opened.duration_since(began) >= Duration::from_millis(650), "{list:#?}");
+    assert!(opened < closed.at && opened.duration_since(began) >= Duration::from_millis(3_950), "{list:#?}");
     let id = sockets.message(third, &desk.ding.message("m-silent", &scene.marker("stream-silent"), "silent"));
     sockets.wait_for_ack(&id).await;
     desk.ding.wait_for_delivered("silent", 1).await;

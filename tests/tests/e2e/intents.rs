@@ -267,7 +267,7 @@ async fn a_whole_draft_is_refined_later(scene: Scene) {
     let host = start(&scene, "").await;
     let text = scene.marker("refined-later");
     let client = Client::new(&host.url);
-    let draft = send(&client, &[], &ask("refine", &format!("{text} [[up:slow=1500]][[up:text=稿]]"))).await;
+    let draft = send(&client, &[], &ask("refine", &format!("{text} [[up:slow=5000]][[up:text=稿]]"))).await;
     // Who asked closes its connection with the draft in its hands.
     drop(client);
     let value = draft.json();

@@ -381,7 +381,8 @@ async fn what_was_attached_survives_a_kill(scene: Scene) {
         let mut stage = Stage::start(&scene, *place, "attached", &[]).await;
         let text = stage.marker("attached");
         let picture = encode(&png(700_000));
-        let mut body = ask("plain", &format!("{text} [[up:slow=400]][[up:text=一二三四五六七八九十百千万]]"));
+        let mut body =
+            ask("plain", &format!("{text} [[up:slow=1500]][[up:text=一二三四五六七八九十百千万]]"));
         body["attachments"] = json!([{"type": "image", "data": picture}]);
         let id = id_of(&stage.person().ask(&[("prefer", "respond-async")], &body).await);
         scene.upstream().wait_for(&text, "the run", |seen| seen.pieces > 1).await;

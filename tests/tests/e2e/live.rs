@@ -248,9 +248,13 @@ async fn a_file_is_followed(scene: Scene) {
     half.write_all(rest.as_bytes()).expect("written");
     drop(half);
     serves(&client, "qa_c").await;
-    let taken: Vec<Value> =
-        host.records().into_iter().filter(|line| line["event"] == "configuration_taken").collect();
-    assert_eq!(taken.len(), 2, "{taken:?}");
+    let taken = || {
+        let lines = host.records().into_iter();
+        lines.filter(|line| line["event"] == "configuration_taken").collect::<Vec<Value>>()
+    };
+    // A line may be written a moment after what it tells is served.
+    until("both lines", LONG, async || taken().len() >= 2).await;
+    assert_eq!(taken().len(), 2, "{:?}", taken());
     assert_eq!(list(&client).await["versions"].as_array().map(Vec::len), Some(3));
     host.stop().await;
 }

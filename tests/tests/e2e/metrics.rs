@@ -1,7 +1,10 @@
 //! What is counted, on both hosts: the numbers of scripted requests, their quantiles beside the
 //! client's own, and how few series many people make. A real Prometheus scrapes the native host.
 
-use std::time::{Duration, Instant};
+use std::{
+    cell::Cell,
+    time::{Duration, Instant},
+};
 
 use futures_util::{StreamExt as _, future::join_all, stream};
 use minigate_tests::{
@@ -124,8 +127,14 @@ async fn only_keys_of_operators_open_it(scene: Scene) {
     host.stop().await;
 }
 
-/// Requests of known lengths, many at once; gives how long each took for the client, sorted.
-async fn fire(client: &Client, count: u64) -> Vec<f64> {
+/// How long requests take, sorted, in seconds: at least, by the script of who answers; and for the client.
+struct Took {
+    scripted: Vec<f64>,
+    client: Vec<f64>,
+}
+
+/// Requests of known lengths, many at once.
+async fn fire(client: &Client, count: u64) -> Took {
     let each = stream::iter(0..count).map(|number| {
         // From 0.5 to 2 seconds, evenly, in no order.
         let ms = 500 + number * 37 % 61 * 25;
@@ -134,12 +143,14 @@ async fn fire(client: &Client, count: u64) -> Vec<f64> {
         async move {
             let begun = Instant::now();
             assert_eq!(client.chat(&body).await.status, 200);
-            begun.elapsed().as_secs_f64()
+            (Duration::from_millis(ms).as_secs_f64(), begun.elapsed().as_secs_f64())
         }
     });
-    let mut took: Vec<f64> = each.buffer_unordered(16).collect().await;
-    took.sort_by(f64::total_cmp);
-    took
+    let all: Vec<(f64, f64)> = each.buffer_unordered(16).collect().await;
+    let (mut scripted, mut client): (Vec<f64>, Vec<f64>) = all.into_iter().unzip();
+    scripted.sort_by(f64::total_cmp);
+    client.sort_by(f64::total_cmp);
+    Took { scripted, client }
 }
 
 fn quantile(sorted: &[f64], part: f64) -> f64 {
@@ -147,9 +158,19 @@ fn quantile(sorted: &[f64], part: f64) -> f64 {
     sorted[rank.clamp(1, sorted.len()) - 1]
 }
 
-fn near(what: &str, found: f64, expected: f64) {
-    let off = (found / expected - 1.0).abs();
-    assert!(off < 0.05, "{what}: {found} s, and {expected} s for the client: {:.1} % off", off * 100.0);
+/// A quantile is the client's. A busy machine delays the client and not the host, and then it is between
+/// what was scripted and the client's: no request takes the host less than the one or more than the other.
+fn near(what: &str, found: f64, part: f64, took: &Took) {
+    // How exact a histogram is.
+    const EXACT: f64 = 1.0 / 32.0;
+    let (scripted, client) = (quantile(&took.scripted, part), quantile(&took.client, part));
+    let off = (found / client - 1.0).abs();
+    let between = (scripted * (1.0 - EXACT)..=client * (1.0 + EXACT)).contains(&found);
+    assert!(
+        off < 0.05 || between,
+        "{what}: {found} s, {scripted} s scripted, and {client} s for the client: {:.1} % off",
+        off * 100.0
+    );
 }
 
 async fn quantiles_are_the_clients(scene: Scene) {
@@ -166,7 +187,7 @@ async fn quantiles_are_the_clients(scene: Scene) {
         let name = format!(
             "minigate_turn_duration_seconds{{gen_ai_request_model=\"openclaw\",quantile=\"{part}\"}}"
         );
-        near(&name, value(&text, &name), quantile(&took, part));
+        near(&name, value(&text, &name), part, &took);
     }
     host.stop().await;
 }
@@ -204,7 +225,7 @@ async fn prometheus_scrapes_under_load(scene: Scene) {
     let prometheus = Prometheus::start(&host.url, METRICS_KEY).await;
     let took = fire(&client, 183).await;
     let count = "sum(gen_ai_client_operation_duration_seconds_count)";
-    until("Prometheus to see all", Duration::from_secs(30), || async {
+    until("Prometheus to see all", Duration::from_secs(60), || async {
         prometheus.query(count).await == [183.0]
     })
     .await;
@@ -214,11 +235,18 @@ async fn prometheus_scrapes_under_load(scene: Scene) {
         );
         let exact = format!("minigate_turn_duration_seconds{{quantile=\"{part}\"}}");
         for expression in [by_buckets, exact] {
-            let found = prometheus.query(&expression).await;
-            near(&expression, found[0], quantile(&took, part));
+            // After a scrape that failed there is none until the next one.
+            let found = Cell::new(None);
+            until(&expression, Duration::from_secs(30), || async {
+                found.set(prometheus.query(&expression).await.first().copied());
+                found.get().is_some()
+            })
+            .await;
+            near(&expression, found.get().expect("it is there"), part, &took);
         }
     }
-    assert_eq!(prometheus.query("up").await, [1.0]);
+    until("the host to be up", Duration::from_secs(30), || async { prometheus.query("up").await == [1.0] })
+        .await;
     assert_eq!(prometheus.query("ALERTS{alertstate=\"firing\"}").await, Vec::<f64>::new());
     let text = scrape(&client).await;
     let (satisfied, said) = promtool(&["check", "metrics"], &text).await;

@@ -53,10 +53,10 @@ async fn start(scene: &Scene) -> Models {
     let (first, second) = (one.url(), two.url());
     let yaml = format!(
         "models:
-  local: {{{at}, base_url: '{first}', timeout_ms: 2000}}
+  local: {{{at}, base_url: '{first}', timeout_ms: 8000}}
   busy: {{{at}, base_url: '{first}', timeout_ms: 20000}}
-  many: {{{at}, base_url: '{first}', timeout_ms: 5000, replicas: ['{second}']}}
-  backed: {{{at}, base_url: 'http://127.0.0.1:9/v1', timeout_ms: 2000, fallback: local}}
+  many: {{{at}, base_url: '{first}', timeout_ms: 20000, replicas: ['{second}']}}
+  backed: {{{at}, base_url: 'http://127.0.0.1:9/v1', timeout_ms: 8000, fallback: local}}
   small: {{{at}, base_url: '{first}', context_tokens: 600, max_tokens: 100}}
   trimmed: {{{at}, base_url: '{first}', context_tokens: 600, on_overflow: trim}}
 routing: {{defaults: {{model: local}}}}
@@ -71,7 +71,7 @@ limits: {{max_concurrency_per_model: {{busy: 1, many: 4}}}}
         ("OPENCLAW_GATEWAY_TOKEN", TOKEN),
         ("RUNTIME_KEY", runtime::KEY),
         ("CONNECT_TIMEOUT_MS", "1000"),
-        ("FIRST_BYTE_TIMEOUT_MS", "1500"),
+        ("FIRST_BYTE_TIMEOUT_MS", "6000"),
         ("HEARTBEAT_MS", "200"),
         ("QUEUE_LIMIT", "3"),
     ];
@@ -143,7 +143,7 @@ async fn a_runtime_that_hangs_dies_or_talks_rubbish_costs_no_more_than_its_time(
     ] {
         let begun = Instant::now();
         let answer = models.ask(&say("local", &format!("x [[rt:{directive}]]"), stream)).await;
-        assert!(begun.elapsed() < Duration::from_secs(4), "{directive}");
+        assert!(begun.elapsed() < Duration::from_secs(16), "{directive}");
         let error = &answer.json()["error"];
         // A connection that is closed at once may count as one that never was.
         let code = error["code"].as_str().unwrap_or_default().replace("unreachable", "protocol");
@@ -189,7 +189,7 @@ async fn replicas_share_the_work_and_stand_in_for_each_other(scene: Scene) {
     let bodies: Vec<Value> = (0..4).map(|_| say("many", "shared [[rt:together=3]]", false)).collect();
     let release = async {
         let both = async || (models.one.seen("shared").len(), models.two.seen("shared").len()) == (2, 2);
-        until("each has two", Duration::from_secs(4), both).await;
+        until("each has two", Duration::from_secs(15), both).await;
         for runtime in [&models.one, &models.two] {
             let client = Client::new(&runtime.url());
             let bearer = format!("Bearer {}", runtime::KEY);

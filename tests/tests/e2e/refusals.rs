@@ -162,12 +162,12 @@ async fn a_rate_limit(scene: Scene) {
     let refused = client.chat(&body).await;
     assert_eq!(refused.error(), (429, "rate_limited".to_owned()));
     let wait: u64 = refused.header("retry-after").parse().unwrap();
-    assert!((1..=5).contains(&wait), "{wait}");
+    assert!((1..=20).contains(&wait), "{wait}");
     assert_eq!(refused.json()["error"]["retryable"], true);
     body["user"] = scene.marker("other").into();
     assert_eq!(client.chat(&body).await.status, 200, "another user is not held up");
     body["user"] = scene.marker("burst").into();
-    let again = std::time::Duration::from_secs(20);
+    let again = std::time::Duration::from_secs(60);
     minigate_tests::until("a token to come back", again, || async { client.chat(&body).await.status == 200 })
         .await;
 }

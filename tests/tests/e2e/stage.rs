@@ -36,8 +36,8 @@ environments:
   prod:
     allowed_profiles: [plain_v1, acting_v1, patient_v1, shop_v1, till_v1, vault_v1]
 tools:
-  lookup: {description: Finds an order., parameters: {PARAMETERS}, class: read, url: '{TOOLS}/lookup', secret: '${TOOLS_KEY}', timeout_ms: 1500}
-  refund: {description: Pays an order back., parameters: {PARAMETERS}, class: write, url: '{TOOLS}/refund', secret: '${TOOLS_KEY}', timeout_ms: 1500}
+  lookup: {description: Finds an order., parameters: {PARAMETERS}, class: read, url: '{TOOLS}/lookup', secret: '${TOOLS_KEY}', timeout_ms: 10000}
+  refund: {description: Pays an order back., parameters: {PARAMETERS}, class: write, url: '{TOOLS}/refund', secret: '${TOOLS_KEY}', timeout_ms: 10000}
   refund_once: {description: Pays it back., parameters: {PARAMETERS}, class: write, url: '{TOOLS}/once/refund', secret: '${TOOLS_KEY}', idempotent: true}
   close: {description: Closes the till., parameters: {PARAMETERS}, class: write, approve: operator, url: '{TOOLS}/close', secret: '${TOOLS_KEY}'}
   erase: {description: Erases an order., parameters: {PARAMETERS}, class: destructive, allow_destructive: true, approve: two_operators, url: '{TOOLS}/erase', secret: '${TOOLS_KEY}'}

@@ -1,7 +1,7 @@
 //! Turns that outlive their connection: asked once however often they are sent, found again, and
 //! read again from where their stream broke.
 
-use std::time::Duration;
+use std::{cell::RefCell, time::Duration};
 
 use futures_util::{StreamExt as _, future::join_all};
 use minigate_tests::{
@@ -121,7 +121,7 @@ async fn a_turn_with_a_key_outlives_its_client(scene: Scene) {
 async fn who_comes_back_is_told_where(scene: Scene) {
     on_each(&scene, "later", async |scene, stage| {
         let (person, text) = (stage.person(), stage.marker("later"));
-        let body = ask("plain", &format!("{text} [[up:slow=300]][[up:text=a rather long answer comes]]"));
+        let body = ask("plain", &format!("{text} [[up:slow=1500]][[up:text=a rather long answer comes]]"));
         let accepted = person.ask(&[("prefer", "respond-async")], &body).await;
         assert_eq!(
             (accepted.status, &accepted.json()["state"]),
@@ -132,17 +132,24 @@ async fn who_comes_back_is_told_where(scene: Scene) {
         let id = id_of(&accepted);
         assert_eq!(accepted.header("location"), format!("/v1/mini/turns/{id}"));
         assert_eq!(accepted.header("retry-after"), "2");
-        until("a part", PATIENCE, async || person.turn(&id).await["partial"].is_string()).await;
-        let running = person.turn(&id).await;
+        let part = RefCell::new(Value::Null);
+        until("a part", PATIENCE, async || {
+            let turn = person.turn(&id).await;
+            let is_there = turn["partial"].is_string();
+            *part.borrow_mut() = turn;
+            is_there
+        })
+        .await;
+        let running = part.into_inner();
         assert_eq!(running["state"], "running", "{running}");
         let began = std::time::Instant::now();
-        let done = person.get(&format!("/v1/mini/turns/{id}?wait=20")).await.json();
+        let done = person.get(&format!("/v1/mini/turns/{id}?wait=30")).await.json();
         assert_eq!((&done["state"], &done["answer"]), (&json!("done"), &json!("a rather long answer comes")));
-        assert!(began.elapsed() < Duration::from_secs(15), "it waits for the end and no longer");
+        assert!(began.elapsed() < Duration::from_secs(25), "it waits for the end and no longer");
         assert_eq!(scene.upstream().seen(&text).len(), 1);
 
         let said = stage.marker("patient");
-        let body = ask("patient", &format!("{said} [[up:slow=300]][[up:text=a rather long answer comes]]"));
+        let body = ask("patient", &format!("{said} [[up:slow=1500]][[up:text=a rather long answer comes]]"));
         let told = person.ask(&[], &body).await;
         assert_eq!(told.status, 202, "{}", told.text);
         let done = person.until(&id_of(&told), &["done", "failed"]).await;

@@ -20,7 +20,7 @@ const APP_SECRET: &str = "ding-app-secret-canary-a9b2";
 /// What people read when there is no answer.
 const SORRY: &str = "模型暂时不可用，请稍后再试。";
 /// The robot's deadline, and what the machine may take beside it.
-const DEADLINE: Duration = Duration::from_secs(12);
+const DEADLINE: Duration = Duration::from_secs(25);
 const SLACK: Duration = Duration::from_secs(8);
 
 const LOCAL_MODEL: &str = include_str!("../../../config/tests/requirements/dingtalk-local-model.yaml");
@@ -35,7 +35,7 @@ channels:
     app_secret: ${DINGTALK_APP_SECRET}
     mode: http
     profile: bot_v1
-    timeout_ms: 12000
+    timeout_ms: 25000
     failed: 模型暂时不可用，请稍后再试。
     targets: {test-group: {conversation: cidtest=}}
 ";

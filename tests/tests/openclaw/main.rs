@@ -43,9 +43,9 @@ const THREADS: usize = 4;
 /// No scenario should take so long.
 const LIMIT: Duration = Duration::from_secs(100);
 /// One starts an OpenClaw of its own, and waits for deadlines and rests.
-const LONG: Duration = Duration::from_secs(300);
+const LONG: Duration = Duration::from_secs(600);
 /// The deadline of a turn in [`Setup::Hasty`].
-const HASTY: Duration = Duration::from_secs(8);
+const HASTY: Duration = Duration::from_secs(20);
 /// What the server adds in [`Setup::Memory`].
 const SYSTEM_PROMPT: &str = "Answer in rhymes, 请押韵.";
 
@@ -56,7 +56,7 @@ enum Setup {
     Plain,
     /// OpenClaw remembers; a system prompt and a token limit.
     Memory,
-    /// A turn may take eight seconds.
+    /// A turn may take twenty seconds.
     Hasty,
     /// What is attacked: people with tokens, and OpenClaw remembers.
     Guarded,
@@ -74,7 +74,7 @@ impl Setup {
             Self::Memory => {
                 &[("CHAT_MEMORY", "gateway"), ("SYSTEM_PROMPT", SYSTEM_PROMPT), ("MAX_TOKENS", "777")]
             }
-            Self::Hasty => &[("TURN_TIMEOUT_MS", "8000")],
+            Self::Hasty => &[("TURN_TIMEOUT_MS", "20000")],
             Self::Guarded => redteam::GUARDED,
             Self::Watched => redteam::WATCHED,
         }
@@ -106,6 +106,8 @@ impl World {
                 ("API_KEY", KEY),
                 ("RATE_LIMIT_PER_MINUTE", "0"),
                 ("WECHAT_API_URL", wechat.url()),
+                // The real Gateway is slow when everything runs at once.
+                ("FIRST_BYTE_TIMEOUT_MS", "40000"),
             ];
             settings.extend_from_slice(setup.settings());
             (setup, Host::start(kind, &settings).await)

@@ -34,6 +34,8 @@ pub(crate) async fn openclaws_provider_is_the_model_gateway(world: Arc<World>) {
         ("OPENCLAW_GATEWAY_URL", openclaw.url.as_str()),
         ("OPENCLAW_GATEWAY_TOKEN", TOKEN),
         ("API_KEY", KEY),
+        // The real Gateway is slow when everything runs at once.
+        ("FIRST_BYTE_TIMEOUT_MS", "40000"),
     ];
     let front = Host::start(Kind::Native, &settings).await;
     let client = Client::new(&front.url);
