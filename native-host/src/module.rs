@@ -11,7 +11,10 @@ use std::{
     io::Write as _,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -24,14 +27,18 @@ use minigate_core::{
 use sha2::{Digest as _, Sha256};
 use wasmtime::{
     Config, Engine, InstancePre, Linker, Memory, Module, Store, StoreLimits, StoreLimitsBuilder, TypedFunc,
+    UpdateDeadline,
 };
 
 /// The runtime's version, as `/version` shows it.
 const RUNTIME: &str = "wasmtime 48";
 /// How often a running call is looked at.
 const TICK: Duration = Duration::from_millis(10);
-/// Ticks that a call may take. A 20 MB body takes about one.
+/// Ticks after which it is looked whether a call still has time.
 const MOST_TICKS: u64 = 30;
+/// The processor's time that a call may take. A 20 MB body takes about 10 ms. By the clock on the wall a machine that
+/// is busy with something else would fail requests that take nothing.
+const MOST_CPU: Duration = Duration::from_millis(300);
 /// The memory of one instance. A 20 MB body needs about 50 MB.
 const MOST_MEMORY: usize = 128 * 1024 * 1024;
 /// An instance that has grown so far is replaced: memory of a module never shrinks.
@@ -140,6 +147,20 @@ struct Warm {
     step: TypedFunc<(u32, u32, u32, u32), u64>,
     reduce: TypedFunc<(u32, u32), u64>,
     calls: u32,
+    /// When the call that runs began, by this thread's time of the processor, in nanoseconds.
+    begun: Arc<AtomicU64>,
+}
+
+/// Ticks of that long, at least one.
+fn ticks(time: Duration) -> u64 {
+    u64::try_from(time.as_millis() / TICK.as_millis()).unwrap_or(MOST_TICKS).max(1)
+}
+
+/// What this thread has had of the processor, in nanoseconds.
+fn cpu_ns() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    let nanoseconds = i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec);
+    u64::try_from(nanoseconds).unwrap_or_default()
 }
 
 /// One thread's way into the core.
@@ -209,7 +230,7 @@ impl Core {
             Some(warm) => warm,
             None => Warm::new(&self.code, &self.policy).map_err(|error| Broken(format!("{error:#}")))?,
         };
-        warm.store.set_epoch_deadline(MOST_TICKS);
+        warm.begin_call();
         let outcome = call(&mut warm).map_err(|error| Broken(format!("{error:#}")))?;
         warm.calls += 1;
         if warm.calls < MOST_CALLS && warm.memory.data_size(&warm.store) < GROWN {
@@ -224,6 +245,15 @@ impl Warm {
         let limits = StoreLimitsBuilder::new().memory_size(MOST_MEMORY).build();
         let mut store = Store::new(&code.engine, limits);
         store.limiter(|limits| limits);
+        let begun = Arc::new(AtomicU64::new(cpu_ns()));
+        let since = Arc::clone(&begun);
+        store.epoch_deadline_callback(move |_| {
+            let used = Duration::from_nanos(cpu_ns().saturating_sub(since.load(Ordering::Relaxed)));
+            match MOST_CPU.checked_sub(used) {
+                Some(left) if !left.is_zero() => Ok(UpdateDeadline::Continue(ticks(left))),
+                _ => Ok(UpdateDeadline::Interrupt),
+            }
+        });
         store.set_epoch_deadline(MOST_TICKS);
         let instance = code.pre.instantiate(&mut store)?;
         let memory = instance
@@ -244,6 +274,7 @@ impl Warm {
             reduce: instance.get_typed_func(&mut store, "mg_reduce")?,
             store,
             calls: 0,
+            begun,
         };
         let (at, len) = warm.write(&[policy], policy.len())?;
         let understood = configure.call(&mut warm.store, (at, len))?;
@@ -252,6 +283,12 @@ impl Warm {
             return Err(wasmtime::Error::msg("the module does not understand the policy"));
         }
         Ok(warm)
+    }
+
+    /// The next call has all of its time.
+    fn begin_call(&mut self) {
+        self.begun.store(cpu_ns(), Ordering::Relaxed);
+        self.store.set_epoch_deadline(MOST_TICKS);
     }
 
     /// Copies parts into one new buffer of the module.
